@@ -1,0 +1,1 @@
+"""FireWorks adapters: thin, no decisions."""

@@ -1,0 +1,1 @@
+"""DFT engines behind one protocol (:mod:`fw_tasks.engines.base`)."""

@@ -1,0 +1,5 @@
+compiler = 'g++'
+mpi = False
+noblas = True
+nolibxc = True
+libraries = []

@@ -1,0 +1,1 @@
+"""Learning SC[RPA; IPA] from crystal structures: torch only, no database, no FireWorks."""
