@@ -1,7 +1,7 @@
 """Dielectric functions, and how well two of them agree.
 
-The similarity coefficient, the mean squared error and the mean absolute error are Eqs. 6-8 of Grunert, Großmann and Runge,
-Nat. Commun. 16, 8142 (2025), taken over Im(eps) on 0-20 eV in 2001 points.
+The similarity coefficient, the mean squared error and the mean absolute error are Eqs. 6-8 of Grunert, Großmann and
+Runge, Nat. Commun. 16, 8142 (2025), taken over Im(eps) on 0-20 eV in 2001 points.
 """
 
 from __future__ import annotations

@@ -1,0 +1,33 @@
+# make demo: a real campaign on this machine, ten minutes. make test: the fast tests. Each sets itself up in .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS := 1
+
+.PHONY: venv check-machine demo test test-slow lint clean
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt fw_tasks/engines/siteconfig.py
+	@sh ./check-machine.sh $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	GPAW_CONFIG=$(CURDIR)/fw_tasks/engines/siteconfig.py $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gpaw,dev]'
+	@touch $(STAMP)
+
+demo: venv
+	@sh configs/demo/run.sh $(BIN)/selector
+
+test: venv
+	$(BIN)/pytest -m 'not slow and not mongo and not gpu and not chromium' --cov --cov-report=term
+
+test-slow: venv
+	$(BIN)/pytest -m 'slow'
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo-run

@@ -1,0 +1,123 @@
+"""FireTasks: compute a spectrum, record what came of it, fine-tune, advance the campaign.
+
+Thin adapters: what to do is decided in `selector`. Task names stand in databases and never change once released.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fireworks import FiretaskBase, FWAction
+from pymatgen.core import Structure
+from pymongo.errors import AutoReconnect
+
+from fw_tasks.engines import get_engine
+from fw_tasks.engines.base import EngineError
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class ComputeSpectrum(FiretaskBase):
+    """Run the engine on one material; its result or failure is a file in the job's folder before anything else."""
+
+    _fw_name = "{{fw_tasks.tasks.ComputeSpectrum}}"
+    required_params = ["job"]  # noqa: RUF012 - FireWorks' own way
+
+    def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
+        job = self["job"]
+        workdir = Path(job["workdir"])
+        workdir.mkdir(parents=True, exist_ok=True)
+        result = workdir / "calculation.npz"
+        if result.exists():
+            return FWAction(stored_data={"result": str(result)})
+        (workdir / "failure.json").unlink(missing_ok=True)
+        structure = Structure(job["structure"]["lattice"], job["structure"]["species"], job["structure"]["frac"])
+        started = time.time()
+        try:
+            engine = get_engine(job["engine"]["name"], job["engine"]["preset"], **job["engine"]["options"])
+            calculation = engine.compute(job["material_id"], structure, ["ipa", "rpa"], workdir, job["time_limit_s"])
+            calculation.save(result)
+        except EngineError as e:
+            _write_failure(workdir, e.reason, str(e), time.time() - started, retry=e.retry)
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            _write_failure(workdir, "Interrupted", "the run was stopped", time.time() - started, interrupted=True)
+            raise
+        except Exception as e:
+            _write_failure(workdir, type(e).__name__, str(e).split("\n")[0], time.time() - started)
+            raise
+        return FWAction(stored_data={"result": str(result), "wall_s": calculation.wall_s, "sc": calculation.sc})
+
+
+class RecordResult(FiretaskBase):
+    """Book what came of a calculation: spectra, label, ledger, status."""
+
+    _fw_name = "{{fw_tasks.tasks.RecordResult}}"
+    required_params = ["campaign", "material_id"]  # noqa: RUF012
+
+    def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
+        from fw_tasks.launch import campaign_on
+
+        def record() -> bool:
+            campaign = campaign_on(self.launchpad, self["campaign"])
+            return campaign.settle(campaign.store.candidate(self["material_id"]))
+
+        return FWAction(stored_data={"booked": once_more(record)})
+
+
+class FineTune(FiretaskBase):
+    """Fine-tune the campaign's predictor on its labels."""
+
+    _fw_name = "{{fw_tasks.tasks.FineTune}}"
+    required_params = ["campaign", "key"]  # noqa: RUF012
+
+    def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
+        from fw_tasks.launch import campaign_on
+
+        model_id = once_more(lambda: campaign_on(self.launchpad, self["campaign"]).learn(self["key"]))
+        return FWAction(stored_data={"model_id": model_id})
+
+
+class AdvanceCampaign(FiretaskBase):
+    """One step of the campaign."""
+
+    _fw_name = "{{fw_tasks.tasks.AdvanceCampaign}}"
+    required_params = ["campaign"]  # noqa: RUF012
+
+    def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
+        from fw_tasks.launch import campaign_on
+
+        report = once_more(lambda: campaign_on(self.launchpad, self["campaign"]).step())
+        return FWAction(stored_data={"dispatched": report.dispatched, "state": report.state})
+
+
+def once_more(action: Callable[[], T]) -> T:
+    """Repeat an idempotent action once if the connection to the database drops; FireWorks itself does not."""
+    try:
+        return action()
+    except AutoReconnect as e:
+        log.warning("the database's connection dropped (%s); trying once more", e)
+        time.sleep(1.0)
+        return action()
+
+
+def _write_failure(
+    workdir: Path, reason: str, message: str, wall_s: float, retry: bool = False, interrupted: bool = False
+) -> None:
+    failure = {
+        "reason": reason,
+        "message": message,
+        "wall_s": wall_s,
+        "retry": retry,
+        "interrupted": interrupted,
+    }
+    part = workdir / "failure.json.part"
+    part.write_text(json.dumps(failure), encoding="utf-8")
+    os.replace(part, workdir / "failure.json")  # noqa: PTH105 - atomic on POSIX, said in as many words

@@ -1,0 +1,107 @@
+"""A job as a FireWorks workflow: compute, then record whatever came of it, then advance the campaign."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fireworks import Firework, LaunchPad, Workflow
+
+from fw_tasks.engines.base import Calculation
+from fw_tasks.lost import lost_launches
+from fw_tasks.tasks import AdvanceCampaign, ComputeSpectrum, FineTune, RecordResult
+from selector.protocols import Failure, Job, Result
+
+ENDED = ("FIZZLED", "DEFUSED", "ARCHIVED", "COMPLETED")
+LIGHT = {"_category": "light", "_add_launchpad_and_fw_id": True, "_allow_fizzled_parents": True}
+
+
+def spectrum_workflow(job: Job) -> Workflow:
+    """Compute -> record -> advance. Recording runs even when the calculation failed, to book the failure."""
+    about = {"campaign": job.campaign, "material_id": job.material_id, "formula": job.formula, "level": job.level}
+    name = f"{job.formula} {job.material_id} {job.level}"
+    spec = {**about, "selector_key": job.key, "_category": job.level}
+    compute = Firework(ComputeSpectrum(job=asdict(job)), spec, name=f"compute {name}")
+    record = Firework(
+        RecordResult(campaign=job.campaign, material_id=job.material_id),
+        {**about, **LIGHT, "_priority": 20},
+        name=f"record {name}",
+        parents=[compute],
+    )
+    advance = Firework(
+        AdvanceCampaign(campaign=job.campaign),
+        {"campaign": job.campaign, **LIGHT, "_priority": 10},
+        name=f"advance {job.campaign}",
+        parents=[record],
+    )
+    return Workflow([compute, record, advance], name=name, metadata={**about, "attempt": job.attempt})
+
+
+def learning_workflow(campaign: str, key: str) -> Workflow:
+    """Fine-tune -> advance."""
+    spec = {"campaign": campaign, "selector_key": key, **LIGHT, "_category": "learn", "_priority": 15}
+    tune = Firework(FineTune(campaign=campaign, key=key), spec, name=f"fine-tune {campaign}")
+    advance = Firework(
+        AdvanceCampaign(campaign=campaign),
+        {"campaign": campaign, **LIGHT, "_priority": 10},
+        name=f"advance {campaign}",
+        parents=[tune],
+    )
+    return Workflow([tune, advance], name=f"fine-tune {campaign}", metadata={"campaign": campaign})
+
+
+class FireWorksDispatcher:
+    """`selector.protocols.Dispatcher` on a LaunchPad."""
+
+    def __init__(self, launchpad: LaunchPad, folder: Path) -> None:
+        self._launchpad = launchpad
+        self._folder = folder
+
+    def submit(self, job: Job) -> int:
+        """Add the job's workflow unless it is there; the fw_id of its calculation."""
+        return self._submit(job.key, lambda: spectrum_workflow(job))
+
+    def submit_learning(self, campaign: str, key: str) -> int:
+        return self._submit(key, lambda: learning_workflow(campaign, key))
+
+    def outcome(self, key: str, workdir: Path) -> Result | Failure | None:
+        """What the calculation left behind: its result, its failure, or None while it waits or runs."""
+        firework = self._find(key)
+        state = firework["state"] if firework else "ARCHIVED"
+        # The files are looked at after the state: a task writes its file first and ends afterwards.
+        if (workdir / "calculation.npz").exists():
+            return Result(Calculation.load(workdir / "calculation.npz"))
+        if (workdir / "failure.json").exists():
+            return Failure(**json.loads((workdir / "failure.json").read_text(encoding="utf-8")))
+        if state in ENDED:
+            message = f"its rocket ended ({state.lower()}) and left no result in {workdir}"
+            return Failure("Vanished", message, wall_s=None, retry=state == "FIZZLED")
+        return None
+
+    def learning_is_out(self, key: str) -> bool:
+        firework = self._find(key)
+        return firework is not None and firework["state"] not in ENDED
+
+    def reap(self, campaign: str) -> int:
+        """Fizzle what a dead worker of this host left running; light tasks are handed out again."""
+        lost = lost_launches(self._launchpad, campaign, self._folder)
+        for launch in lost:
+            self._launchpad.mark_fizzled(launch["launch_id"])
+            firework = self._launchpad.fireworks.find_one({"fw_id": launch["fw_id"]}, {"spec._category": 1})
+            if firework["spec"].get("_category") == "light":
+                self._launchpad.rerun_fw(launch["fw_id"])
+        return len(lost)
+
+    def _find(self, key: str) -> dict[str, Any] | None:
+        return self._launchpad.fireworks.find_one({"spec.selector_key": key}, {"fw_id": 1, "state": 1})
+
+    def _submit(self, key: str, make: Callable[[], Workflow]) -> int:
+        firework = self._find(key)
+        if firework is None:
+            self._launchpad.add_wf(make())
+            firework = self._find(key)
+            assert firework is not None
+        return int(firework["fw_id"])

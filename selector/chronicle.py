@@ -1,0 +1,127 @@
+"""The campaign's memory told as one plain record: what the report, `status` and `--json` show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from selector.report.record import CampaignRecord
+from selector.spectra import ENERGY_EV
+from selector.store import Document, Store, now
+
+STATUS = {"reserved": "running"}
+
+
+def compile_record(store: Store, with_spectra: bool = True) -> CampaignRecord:
+    """Everything a report shows. Spectra are traces / 3 on 0-20 eV."""
+    candidates = store.candidates()
+    charged = store.ledger.charged()
+    decisions = [_decision_row(c, charged) for c in candidates]
+    counts: dict[str, int] = {}
+    for row in decisions:
+        counts[row["status"]] = counts.get(row["status"], 0) + 1
+    return CampaignRecord(
+        summary=_summary(store, counts),
+        decisions=decisions,
+        predictions=[_prediction_row(c) for c in candidates if c.get("decision", {}).get("level") == "rpa"],
+        models=[
+            {
+                **{k: m.get(k) for k in ("round", "model_id", "parent", "n_new_labels", "created")},
+                "oof_mae": _oof_mae(m),
+            }
+            for m in store.models()
+        ],
+        ledger=store.ledger.history(),
+        spectra=_spectra(store, candidates) if with_spectra else {},
+        events=[{k: e[k] for k in ("time", "kind", "message")} for e in store.events()],
+    )
+
+
+def _summary(store: Store, counts: dict[str, int]) -> dict[str, Any]:
+    campaign, totals = store.campaign(), store.ledger.totals()
+    config = campaign["config"]
+    notes = [e["message"] for e in store.events() if e["kind"] == "uncalibrated"]
+    return {
+        "name": store.name,
+        "state": campaign["state"],
+        "stop_reason": campaign["stop_reason"],
+        "policy": config["policy"]["name"],
+        "threshold": config["policy"]["threshold"],
+        "engine": config["engine"]["name"],
+        "preset": config["engine"]["preset"],
+        "settings_hash": campaign["settings_hash"],
+        "budget_cpu_h": totals.budget_cpu_h,
+        "spent_cpu_h": totals.spent_cpu_h,
+        "reserved_cpu_h": totals.reserved_cpu_h,
+        "n_candidates": sum(counts.values()),
+        "counts": counts,
+        "created": campaign["created"],
+        "updated": now(),
+        "recorded_hash_note": notes[-1] if notes else None,
+    }
+
+
+def _decision_row(c: Document, charged: dict[str, float]) -> dict[str, Any]:
+    status: str = STATUS.get(c["status"], c["status"])
+    decision = c.get("decision", {})
+    standing = c.get("prediction", {}) if status == "pending" else decision
+    level = decision.get("level", "ipa") if status in ("done", "failed", "running", "skipped") else "ipa"
+    return {
+        "material_id": c["material_id"],
+        "formula": c.get("formula", ""),
+        "level": "" if status == "rejected" else level,
+        "status": status,
+        "reason": _reason(c, status),
+        "sc_pred": standing.get("sc_mean"),
+        "sc_lo": standing.get("sc_lo"),
+        "sc_hi": standing.get("sc_hi"),
+        "sc_computed": c.get("sc_computed"),
+        "cost_predicted_cpu_h": decision.get("cost_predicted_cpu_h"),
+        "cost_cpu_h": charged.get(c["material_id"]),
+        "model_id": standing.get("model_id"),
+    }
+
+
+def _reason(c: Document, status: str) -> str:
+    if status == "rejected":
+        return str(c["message"])
+    if status == "failed":
+        return f"{c['decision']['reason']}; failed: {c['reason_code']}: {c['message']}"
+    if status == "pending":
+        again = f"; last attempt: {c['reason_code']}: {c['message']}" if c.get("reason_code") else ""
+        return f"not decided yet{again}"
+    return str(c["decision"]["reason"])
+
+
+def _prediction_row(c: Document) -> dict[str, Any]:
+    d = c["decision"]
+    return {
+        "material_id": c["material_id"],
+        "formula": c["formula"],
+        "model_id": d["model_id"],
+        "model_round": d["model_round"],
+        "sc_pred": d["sc_mean"],
+        "sc_lo": d["sc_lo"],
+        "sc_hi": d["sc_hi"],
+        "sc_computed": c.get("sc_computed"),
+    }
+
+
+def _oof_mae(model: Document) -> float | None:
+    return model.get("metrics", {}).get("oof_mae")
+
+
+def _spectra(store: Store, candidates: list[Document]) -> dict[str, dict[str, Any]]:
+    by_id = {c["material_id"]: c for c in candidates if c["status"] != "rejected"}
+    found = {}
+    for material_id, levels in store.spectra().items():
+        if {"ipa", "rpa"} <= levels.keys():
+            ipa, rpa = (levels[level].on_grid(ENERGY_EV).mean.imag for level in ("ipa", "rpa"))
+            c = by_id[material_id]
+            found[material_id] = {
+                "formula": c["formula"],
+                "sc": c.get("sc_computed"),
+                "energy_ev": ENERGY_EV,
+                "ipa_im": ipa,
+                "rpa_im": rpa,
+            }
+    return found

@@ -1,0 +1,174 @@
+"""The commands of a campaign: init, add, plan, run, step, status, report."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.live import Live
+
+from selector.cli import views
+from selector.cli.common import DEFAULT_CONFIG, AsJson, ConfigFile, console, errors, print_json, progress
+from selector.config import CampaignConfig, load_config
+
+if TYPE_CHECKING:
+    from selector.campaign import Campaign
+
+
+def _open(config_file: Path) -> tuple[CampaignConfig, Campaign]:
+    from fw_tasks.launch import open_campaign
+
+    config = load_config(config_file)
+    return config, open_campaign(config)
+
+
+def init(config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="The campaign's YAML file.")]) -> None:
+    """Begin a campaign: check its configuration and write it into the database."""
+    from fw_tasks.launch import create_campaign, launchpad_for, prepare_folder
+
+    config = load_config(config_file)
+    prepare_folder(config)
+    campaign = create_campaign(config, launchpad_for(config))
+    model = campaign.store.model()["model_id"]
+    console.print(
+        f"Campaign '{config.campaign}': {config.budget_cpu_h:g} CPU-hours, model {model}, files in {config.folder}"
+    )
+    console.print(f"Next: selector add --config {config_file} PATH...")
+
+
+def add(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="CIF, POSCAR or JSON files, or folders of them.")
+    ],
+    config_file: ConfigFile = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Add candidate crystals; what is broken, unsuitable or there already is named and left out, the rest goes on."""
+    from selector.candidates import Candidate, find_structure_files, read_candidates
+
+    _, campaign = _open(config_file)
+    known = [Candidate.from_dict(c) for c in campaign.store.candidates() if c["status"] != "rejected"]
+    with progress("reading crystals") as bar:
+        task = bar.add_task("", total=len(find_structure_files(paths)))
+        found, rejected = read_candidates(paths, known, campaign.engine.check, on_file=lambda _: bar.advance(task))
+    present = [r for r in rejected if r.reason == "already_added"]
+    rejected = [r for r in rejected if r.reason != "already_added"]
+    campaign.add(found, rejected)
+    for r in rejected:
+        errors.print(f"selector: rejected ({r.reason}): {r.message}")
+    if as_json:
+        print_json(
+            {"added": [c.material_id for c in found], "present": len(present), "rejected": [vars(r) for r in rejected]}
+        )
+    else:
+        console.print(f"{len(found)} candidates added, {len(present)} were there already, {len(rejected)} rejected.")
+    if rejected:
+        raise typer.Exit(1)
+
+
+def plan(config_file: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Show what would get RPA, in which order and at what predicted cost, before anything runs."""
+    _, campaign = _open(config_file)
+    choices, totals = campaign.plan(), campaign.store.ledger.totals()
+    if as_json:
+        print_json(views.plan_json(choices, totals))
+    else:
+        console.print(views.plan_table(choices, totals))
+
+
+def run(
+    config_file: ConfigFile = DEFAULT_CONFIG,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rockets at a time on this machine (default: max_in_flight, at most its cores)."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the campaign on this machine until it is finished. Stop it at any time: a second run goes on from there."""
+    from fw_tasks.launch import LocalWorkers
+
+    config, campaign = _open(config_file)
+    n = workers or max(1, min(config.max_in_flight // config.cores_per_job, os.cpu_count() or 1))
+    with (
+        LocalWorkers(config_file, config, n) as local,
+        Live(console=errors, refresh_per_second=2, transient=True) as live,
+    ):
+        seen = 0
+        while True:
+            # Rockets advance the campaign themselves; this asks in case one of them died before it could.
+            state = campaign.step().state
+            events = campaign.store.events()
+            for event in events[seen:]:
+                live.console.print(views.event_line(event))
+            seen = len(events)
+            live.update(views.status_table(views.status_json(campaign.store)))
+            if state == "finished" and not campaign.store.candidates("reserved", "running"):
+                break
+            local.check()
+            time.sleep(1.0)
+    if as_json:
+        print_json(views.status_json(campaign.store))
+    else:
+        console.print(views.outcome(campaign.store))
+
+
+def step(config_file: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Do one step by hand: settle what returned, learn, choose, dispatch. Rockets and cron may do it at the same time."""
+    _, campaign = _open(config_file)
+    report = campaign.step()
+    if as_json:
+        print_json(vars(report))
+    elif report.busy:
+        console.print("Another process is at the step; it was asked for one more round.")
+    else:
+        learning = ", fine-tuning is out" if report.learning else ""
+        console.print(f"{report.settled} settled, {report.dispatched} dispatched{learning}; campaign {report.state}.")
+
+
+def status(
+    config_file: ConfigFile = DEFAULT_CONFIG,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it until interrupted or finished.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far the campaign is: candidates per state, CPU-hours, models, the last events."""
+    _, campaign = _open(config_file)
+    if as_json:
+        print_json(views.status_json(campaign.store))
+        return
+    if not watch:
+        console.print(views.status_table(views.status_json(campaign.store)))
+        return
+    with Live(console=console, refresh_per_second=2) as live:
+        while True:
+            data: dict[str, Any] = views.status_json(campaign.store)
+            live.update(views.status_table(data))
+            if data["state"] == "finished" and not data["counts"].get("running"):
+                return
+            time.sleep(1.0)
+
+
+def report(
+    config_file: ConfigFile = DEFAULT_CONFIG,
+    out: Annotated[Path | None, typer.Option(help="Folder for the files (default: report/ in the campaign's).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write decisions.csv and a self-contained HTML page, and print which level each material got and why."""
+    from selector.chronicle import compile_record
+    from selector.report import decision_table, write_report
+
+    config, campaign = _open(config_file)
+    record = compile_record(campaign.store)
+    files = write_report(record, out or config.folder / "report")
+    if as_json:
+        print_json({"summary": record.summary, "decisions": record.decisions, "files": files})
+        return
+    console.print(decision_table(record))
+    console.print(views.outcome(campaign.store))
+    for path in files.values():
+        console.print(f"Written: {path}", soft_wrap=True)
+
+
+COMMANDS = (init, add, plan, run, step, status, report)

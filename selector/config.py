@@ -1,0 +1,128 @@
+"""One strict configuration class for a campaign: every key known, every mistake named."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from selector.errors import UsageError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatabaseConfig(_Strict):
+    """Where the campaign's memory lives.
+
+    ``uri`` names a MongoDB; ``${NAME}`` is taken from the environment, so that no password stands in a file. Without a
+    ``uri``, a local database keeps its data in the campaign's folder.
+    """
+
+    uri: str | None = None
+    name: str = Field("selector", min_length=1)
+
+
+class EngineConfig(_Strict):
+    """Which program computes the spectra, and with which preset and options."""
+
+    name: str = "gpaw"
+    preset: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class PredictorConfig(_Strict):
+    """Which weights to start from (default: those that ship), and how many results start a fine-tuning."""
+
+    checkpoint: Path | None = None
+    retrain_every: int = Field(10, ge=1)
+
+
+class PolicyConfig(_Strict):
+    """How the next candidates are chosen; ``threshold`` is the SC[RPA; IPA] below which RPA is wanted."""
+
+    name: str = "threshold"
+    threshold: float = Field(0.75, gt=0.0, le=1.0)
+
+
+class CampaignConfig(_Strict):
+    """A campaign. Relative paths count from the configuration file's folder."""
+
+    campaign: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    folder: Path
+    budget_cpu_h: float = Field(gt=0.0, allow_inf_nan=False)
+    database: DatabaseConfig = DatabaseConfig()
+    engine: EngineConfig = EngineConfig()
+    predictor: PredictorConfig = PredictorConfig()
+    policy: PolicyConfig = PolicyConfig()
+    max_in_flight: int = Field(2, ge=1)
+    max_attempts: int = Field(2, ge=1)
+    cores_per_job: int = Field(1, ge=1)
+    reserve_quantile: float = Field(0.95, gt=0.5, lt=1.0)
+    seed: int = 0
+
+    @field_validator("campaign", mode="before")
+    @classmethod
+    def _name_is_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
+
+    def database_uri(self) -> str | None:
+        """The MongoDB URI with the environment's variables filled in; None means the local database."""
+        uri = self.database.uri
+        if not uri:
+            return None
+        missing = [name for name in re.findall(r"\$\{(\w+)\}", uri) if name not in os.environ]
+        if missing:
+            raise UsageError(f"database.uri: the environment variable {missing[0]} is not set; export it first")
+        return re.sub(r"\$\{(\w+)\}", lambda m: os.environ[m[1]], uri)
+
+    def public(self) -> dict[str, Any]:
+        """Plain data for the database: everything but the database's own address, which may hold a password."""
+        return self.model_dump(mode="json", exclude={"database"})
+
+
+def load_config(path: Path) -> CampaignConfig:
+    """Read a campaign's YAML file.
+
+    Raises
+    ------
+    UsageError
+        The file is missing or not YAML, a key is unknown or missing, or a value is out of its range; the message names
+        file and key.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; name the campaign's YAML file with --config") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"{path}: cannot be read ({e.__class__.__name__}); give a readable YAML file") from None
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{where}: not valid YAML; see configs/campaign.yaml for an example") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: not a mapping of keys to values; see configs/campaign.yaml for an example")
+    try:
+        config = CampaignConfig.model_validate(data)
+    except ValidationError as e:
+        raise UsageError(f"{path}: {'; '.join(_explain(error) for error in e.errors())}") from None
+    home = path.resolve().parent
+    updates: dict[str, Any] = {"folder": (home / config.folder.expanduser()).resolve()}
+    if config.predictor.checkpoint is not None:
+        checkpoint = (home / config.predictor.checkpoint.expanduser()).resolve()
+        updates["predictor"] = config.predictor.model_copy(update={"checkpoint": checkpoint})
+    return config.model_copy(update=updates)
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{key}'; remove it or correct its spelling (configs/campaign.yaml explains every key)"
+    if error["type"] == "missing":
+        return f"key '{key}' is missing; add it (configs/campaign.yaml explains every key)"
+    return f"key '{key}': {error['msg'][:1].lower()}{error['msg'][1:]}, not {error['input']!r}"

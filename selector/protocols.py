@@ -1,0 +1,102 @@
+"""What a campaign hands out, what comes back, and what it asks of engines, models and FireWorks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Structure
+
+
+@dataclass(frozen=True)
+class Job:
+    """A calculation to dispatch: all that a rocket needs, with no look at the campaign's database."""
+
+    campaign: str
+    key: str
+    material_id: str
+    formula: str
+    structure: dict[str, Any]
+    level: str
+    attempt: int
+    engine: dict[str, Any]
+    cores: int
+    time_limit_s: float
+    workdir: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A calculation came back; ``calculation`` has spectra, engine, settings_hash, wall_s ..."""
+
+    calculation: Any
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A calculation did not come back; ``wall_s`` is None where nobody knows how long it ran."""
+
+    reason: str
+    message: str
+    wall_s: float | None
+    retry: bool
+    interrupted: bool = False
+
+
+class Prediction(Protocol):
+    """SC[RPA; IPA] of n crystals: mean, spread (n,), whether each lies outside what was learned from."""
+
+    @property
+    def mean(self) -> NDArray[np.float64]: ...
+    @property
+    def spread(self) -> NDArray[np.float64]: ...
+    @property
+    def out_of_domain(self) -> NDArray[np.bool_]: ...
+
+
+class Predictor(Protocol):
+    """A trained model; ``scores`` are held-out |error| / spread, from which intervals are made."""
+
+    @property
+    def model_id(self) -> str: ...
+    @property
+    def scores(self) -> NDArray[np.float64]: ...
+    @property
+    def card(self) -> dict[str, Any]: ...
+    def predict(self, structures: Sequence[Structure]) -> Prediction: ...
+    def fine_tune(self, structures: Sequence[Structure], sc: Sequence[float]) -> Any: ...
+
+
+class ModelShelf(Protocol):
+    """Where a campaign's models lie; files are named within its folder."""
+
+    def load(self, file: str) -> Predictor: ...
+    def save(self, predictor: Any) -> str: ...
+    def train(
+        self, structures: Sequence[Structure], sc: Sequence[float], engine: str, settings_hash: str
+    ) -> Predictor: ...
+
+
+class CostEngine(Protocol):
+    """What the campaign asks of an engine."""
+
+    cost_log_sd: float
+
+    @property
+    def settings_hash(self) -> str: ...
+    def check(self, structure: Structure) -> None: ...
+    def estimate_cpu_h(self, structure: Structure) -> float: ...
+
+
+class Dispatcher(Protocol):
+    """FireWorks, as the campaign sees it. Submitting is idempotent on the key."""
+
+    def submit(self, job: Job) -> int: ...
+    def submit_learning(self, campaign: str, key: str) -> int: ...
+    def outcome(self, key: str, workdir: Path) -> Result | Failure | None: ...
+    def learning_is_out(self, key: str) -> bool: ...
+    def reap(self, campaign: str) -> int: ...

@@ -1,0 +1,107 @@
+"""The HTML report: one page that needs no network, no server and no other file."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from plotly.offline import get_plotlyjs
+
+from selector.report import figures
+from selector.report.record import CampaignRecord, utc
+from selector.report.tables import format_cpu_h, format_sc, is_number
+
+_FOLDER = Path(__file__).parent
+MAX_ROWS = 2000
+MAX_EVENTS = 300
+
+
+def render_page(record: CampaignRecord) -> str:
+    """The page's HTML. Every text of the record is escaped; scripts and styles are inline."""
+    drawn = {
+        "distribution": figures.sc_distribution(record),
+        "parity": figures.parity(record),
+        "burndown": figures.burn_down(record),
+        "spectra": figures.spectra_frame() if record.spectra else None,
+    }
+    spectra = figures.thin_spectra(record)
+    payload = {
+        "figures": {name: json.loads(fig.to_json()) for name, fig in drawn.items() if fig is not None},
+        "spectra": spectra,
+        "name": str(record.summary["name"]),
+    }
+    rows = record.sorted_decisions()
+    return _environment().get_template("page.html.j2").render(
+        summary=record.summary,
+        tally=_tally(record),
+        drawn={name: fig is not None for name, fig in drawn.items()},
+        rows=rows[:MAX_ROWS],
+        n_rows=len(rows),
+        scale=_interval_scale(rows),
+        with_spectra={s["material_id"] for s in spectra},
+        n_spectra=len(record.spectra),
+        models=record.models,
+        events=record.events[-MAX_EVENTS:],
+        n_events=len(record.events),
+        payload=payload,
+        plotly_js=Markup(get_plotlyjs()),
+        page_js=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
+        page_css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+        version=version("theory-level-selector"),
+    )  # fmt: skip
+
+
+def _environment() -> Environment:
+    env = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {"sc": format_sc, "cpu_h": format_cpu_h, "formula": formula_html, "utc": _utc_text, "raw": _raw}
+    # tojson escapes <, > and & so that no text of the record can end the script element.
+    env.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return env
+
+
+def formula_html(formula: Any) -> Markup:
+    """A chemical formula with its numbers as subscripts; any other text only escaped."""
+    text = str(formula or "")
+    if not re.fullmatch(r"[A-Za-z0-9.()]+", text):
+        return escape(text)
+    return Markup(re.sub(r"(?<=[A-Za-z)])(\d+(?:\.\d+)?)", r"<sub>\1</sub>", text))
+
+
+def _utc_text(time: Any) -> str:
+    return utc(time).isoformat(" ", "seconds") + " UTC" if time else "-"
+
+
+def _raw(x: Any) -> str:
+    """A number for sorting; what is not known sorts last."""
+    return f"{x:.6g}" if is_number(x) else ""
+
+
+def _tally(record: CampaignRecord) -> dict[str, int | None]:
+    computed = [d["sc_computed"] for d in record.decisions if is_number(d["sc_computed"])]
+    statuses = [d["status"] for d in record.decisions]
+    threshold = record.summary["threshold"]
+    return {
+        "computed": len(computed),
+        "below": sum(sc < threshold for sc in computed) if is_number(threshold) else None,
+        "ipa": sum(d["level"] == "ipa" for d in record.decisions),
+        "running": statuses.count("running"),
+        "failed": statuses.count("failed"),
+        "rejected": statuses.count("rejected"),
+    }
+
+
+def _interval_scale(rows: list[dict[str, Any]]) -> tuple[float, float]:
+    """The SC range that the table's interval bars share."""
+    ends = [d[k] for d in rows for k in ("sc_lo", "sc_hi", "sc_pred", "sc_computed") if is_number(d[k])]
+    return (min(ends), max(1.0, *ends)) if ends else (0.0, 1.0)

@@ -1,0 +1,30 @@
+"""The report's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selector.report.record import CampaignRecord
+from selector.report.tables import write_decisions_csv, write_text_atomically
+
+
+def write_report(record: CampaignRecord, folder: Path) -> dict[str, Path]:
+    """Write ``decisions.csv`` and ``report.html`` into ``folder``, each atomically.
+
+    Returns
+    -------
+    dict
+        "decisions" and "html", the files' paths.
+
+    Raises
+    ------
+    UsageError
+        The folder cannot be made or written.
+    """
+    # plotly and jinja2 are only needed here; the command line shows tables without them.
+    from selector.report.page import render_page
+
+    paths = {"decisions": folder / "decisions.csv", "html": folder / "report.html"}
+    write_decisions_csv(record, paths["decisions"])
+    write_text_atomically(paths["html"], render_page(record))
+    return paths
