@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,9 +15,11 @@ from typing import Any
 
 from fireworks import FWorker, LaunchPad
 from fireworks.core.rocket_launcher import rapidfire
+from pymatgen.core import Structure
 from pymongo.errors import ConfigurationError, InvalidURI
 
 from fw_tasks.engines import get_engine
+from fw_tasks.engines.base import ProgramMissing
 from fw_tasks.lost import hold_lock, worker_name
 from fw_tasks.shelf import Shelf
 from fw_tasks.workflows import FireWorksDispatcher
@@ -24,6 +27,7 @@ from selector import localdb
 from selector.campaign import Campaign
 from selector.config import CampaignConfig
 from selector.errors import SelectorError, UsageError
+from selector.protocols import CostEngine
 from selector.store import Store
 
 CONNECT_TIMEOUT_MS = 10_000
@@ -61,7 +65,7 @@ def launchpad_for(config: CampaignConfig) -> LaunchPad:
             {"_id": -1}, {"$setOnInsert": {"next_fw_id": 1, "next_launch_id": 1}}, upsert=True
         )
         launchpad.tuneup()
-        for key in ("spec.selector_key", "spec.campaign"):
+        for key in ("spec.selector_key", "spec.selector_workflow", "spec.campaign"):
             launchpad.fireworks.create_index(key)
     return launchpad
 
@@ -140,6 +144,12 @@ def open_campaign(config: CampaignConfig) -> Campaign:
             f"({stored.get(changed[0])!r}); set it back, or begin a campaign of another name"
         )
     return campaign
+
+
+def suitable(engine: CostEngine, structure: Structure) -> None:
+    """The engine's own check of a candidate, on whatever machine the pool is filled: its program need not be here."""
+    with contextlib.suppress(ProgramMissing):
+        engine.check(structure)
 
 
 # -- local rockets ----------------------------------------------------------------------------------------------------

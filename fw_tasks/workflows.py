@@ -11,7 +11,7 @@ from typing import Any
 from fireworks import Firework, LaunchPad, Workflow
 
 from fw_tasks.engines.base import Calculation
-from fw_tasks.lost import lost_launches
+from fw_tasks.lost import heal
 from fw_tasks.tasks import AdvanceCampaign, ComputeSpectrum, FineTune, RecordResult
 from selector.protocols import Failure, Job, Result
 
@@ -21,36 +21,38 @@ LIGHT = {"_category": "light", "_add_launchpad_and_fw_id": True, "_allow_fizzled
 
 def spectrum_workflow(job: Job) -> Workflow:
     """Compute -> record -> advance. Recording runs even when the calculation failed, to book the failure."""
-    about = {"campaign": job.campaign, "material_id": job.material_id, "formula": job.formula, "level": job.level}
+    material = {"material_id": job.material_id, "formula": job.formula, "level": job.level}
+    about = {"campaign": job.campaign, "selector_workflow": job.key}
     name = f"{job.formula} {job.material_id} {job.level}"
-    spec = {**about, "selector_key": job.key, "_category": job.level}
+    spec = {**about, **material, "selector_key": job.key, "_category": job.level}
     compute = Firework(ComputeSpectrum(job=asdict(job)), spec, name=f"compute {name}")
     record = Firework(
         RecordResult(campaign=job.campaign, material_id=job.material_id),
-        {**about, **LIGHT, "_priority": 20},
+        {**about, **material, **LIGHT, "_priority": 20},
         name=f"record {name}",
         parents=[compute],
     )
     advance = Firework(
         AdvanceCampaign(campaign=job.campaign),
-        {"campaign": job.campaign, **LIGHT, "_priority": 10},
+        {**about, **LIGHT, "_priority": 10},
         name=f"advance {job.campaign}",
         parents=[record],
     )
-    return Workflow([compute, record, advance], name=name, metadata={**about, "attempt": job.attempt})
+    return Workflow([compute, record, advance], name=name, metadata={**about, **material, "attempt": job.attempt})
 
 
 def learning_workflow(campaign: str, key: str) -> Workflow:
     """Fine-tune -> advance."""
-    spec = {"campaign": campaign, "selector_key": key, **LIGHT, "_category": "learn", "_priority": 15}
+    about = {"campaign": campaign, "selector_workflow": key}
+    spec = {**about, "selector_key": key, **LIGHT, "_category": "learn", "_priority": 15}
     tune = Firework(FineTune(campaign=campaign, key=key), spec, name=f"fine-tune {campaign}")
     advance = Firework(
         AdvanceCampaign(campaign=campaign),
-        {"campaign": campaign, **LIGHT, "_priority": 10},
+        {**about, **LIGHT, "_priority": 10},
         name=f"advance {campaign}",
         parents=[tune],
     )
-    return Workflow([tune, advance], name=f"fine-tune {campaign}", metadata={"campaign": campaign})
+    return Workflow([tune, advance], name=f"fine-tune {campaign}", metadata=about)
 
 
 class FireWorksDispatcher:
@@ -86,20 +88,21 @@ class FireWorksDispatcher:
         return firework is not None and firework["state"] not in ENDED
 
     def reap(self, campaign: str) -> int:
-        """Fizzle what a dead worker of this host left running; light tasks are handed out again."""
-        lost = lost_launches(self._launchpad, campaign, self._folder)
-        for launch in lost:
-            self._launchpad.mark_fizzled(launch["launch_id"])
-            firework = self._launchpad.fireworks.find_one({"fw_id": launch["fw_id"]}, {"spec._category": 1})
-            if firework["spec"].get("_category") == "light":
-                self._launchpad.rerun_fw(launch["fw_id"])
-        return len(lost)
+        """Put right what dead workers of this host left half done."""
+        return heal(self._launchpad, campaign, self._folder)
 
     def _find(self, key: str) -> dict[str, Any] | None:
         return self._launchpad.fireworks.find_one({"spec.selector_key": key}, {"fw_id": 1, "state": 1})
 
     def _submit(self, key: str, make: Callable[[], Workflow]) -> int:
         firework = self._find(key)
+        if (
+            firework is not None
+            and self._launchpad.workflows.find_one({"nodes": firework["fw_id"]}, {"_id": 1}) is None
+        ):
+            # Adding a workflow was cut short after its fireworks were written.
+            self._launchpad.fireworks.delete_many({"spec.selector_workflow": key})
+            firework = None
         if firework is None:
             self._launchpad.add_wf(make())
             firework = self._find(key)

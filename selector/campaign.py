@@ -89,7 +89,8 @@ class Campaign:
 
     def rank(self) -> list[Choice]:
         """The pending candidates in the order in which the policy would dispatch them now."""
-        costs = choosing.learn_costs(self.store.candidates("done"), self.engine.cost_log_sd)
+        settled = self.store.candidates("done", "failed", "pending")
+        costs = choosing.learn_costs(settled, self.engine.cost_log_sd)
         return choosing.rank(self.store.candidates("pending"), self.policy, costs, self.config)
 
     def plan(self) -> list[Choice]:

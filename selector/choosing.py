@@ -29,9 +29,9 @@ class Choice:
         return replace(self, dispatch=False, reason=reason)
 
 
-def learn_costs(done: Sequence[Document], engine_log_sd: float) -> CostModel:
-    """The cost model after these settled candidates."""
-    seen = [c for c in done if c.get("used_cpu_h")]
+def learn_costs(candidates: Sequence[Document], engine_log_sd: float) -> CostModel:
+    """The cost model after what was settled; one that ran out of time counts with what it had used by then."""
+    seen = [c for c in candidates if c.get("used_cpu_h")]
     return CostModel.learn([c["used_cpu_h"] for c in seen], [c["estimate_cpu_h"] for c in seen], engine_log_sd)
 
 

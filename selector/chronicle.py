@@ -61,10 +61,10 @@ def _summary(store: Store, counts: dict[str, int]) -> dict[str, Any]:
 
 
 def _decision_row(c: Document, charged: dict[str, float]) -> dict[str, Any]:
-    status: str = STATUS.get(c["status"], c["status"])
+    status: str = STATUS.get(c["status"]) or c["status"]
     decision = c.get("decision", {})
     standing = c.get("prediction", {}) if status == "pending" else decision
-    level = decision.get("level", "ipa") if status in ("done", "failed", "running", "skipped") else "ipa"
+    level: str = decision.get("level", "ipa")
     return {
         "material_id": c["material_id"],
         "formula": c.get("formula", ""),

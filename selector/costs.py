@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-SHIFT_PRIOR_SD = 0.7
-"""Machines differ: a factor of two either way is within one standard deviation."""
+SHIFT_PRIOR_SD = 1.0
+"""Machines differ, and a busy one is slower still: a factor of e either way is one standard deviation."""
 SCATTER_PRIOR_WEIGHT = 10
 """The engine's own scatter counts as much as this many settled calculations."""
 

@@ -53,7 +53,9 @@ def _book_failure(store: Store, c: Document, failure: Failure, config: CampaignC
         store.ledger.settle(key, failure.wall_s * config.cores_per_job / 3600)
     failures = c.get("failures", 0) + (not failure.interrupted)
     again = failure.interrupted or (failure.retry and failures < config.max_attempts)
-    fields = {"failures": failures, "reason_code": failure.reason, "message": failure.message}
+    fields: Document = {"failures": failures, "reason_code": failure.reason, "message": failure.message}
+    if failure.reason == "TimedOut" and failure.wall_s is not None:
+        fields["used_cpu_h"] = failure.wall_s * config.cores_per_job / 3600
     if not store.move(c["material_id"], IN_FLIGHT, "pending" if again else "failed", key=key, **fields):
         return False
     message = f"{c['formula']} ({c['material_id']}): {failure.reason}: {failure.message}"

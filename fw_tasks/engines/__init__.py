@@ -1,1 +1,64 @@
 """DFT engines behind one protocol (:mod:`fw_tasks.engines.base`)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any
+
+from fw_tasks.engines.base import Engine
+from selector.errors import UsageError
+
+ENTRY_POINTS = "theory_level_selector.engines"
+
+
+def _gpaw() -> Callable[..., Engine]:
+    from fw_tasks.engines.gpaw import GPAWEngine
+
+    return GPAWEngine
+
+
+def _replay() -> Callable[..., Engine]:
+    from fw_tasks.engines.replay import ReplayEngine
+
+    return ReplayEngine
+
+
+_OWN: dict[str, Callable[[], Callable[..., Engine]]] = {"gpaw": _gpaw, "replay": _replay}
+
+
+def engine_names() -> list[str]:
+    """Engines that can be asked for: this package's, then those of installed plug-ins."""
+    return [*_OWN, *sorted({e.name for e in entry_points(group=ENTRY_POINTS)} - _OWN.keys())]
+
+
+def get_engine(name: str, preset: str | None = None, **options: Any) -> Engine:
+    """An engine by name.
+
+    Parameters
+    ----------
+    name : "gpaw", "replay", or the name of an entry point in the group "theory_level_selector.engines", which points
+        at a callable ``(preset, **options) -> Engine``
+    preset : the engine's preset; its default if None
+    options : the engine's own options, as its class documents them
+
+    Raises
+    ------
+    UsageError
+        Unknown engine, preset or option; the message names the choices.
+    """
+    plugins = {e.name: e for e in entry_points(group=ENTRY_POINTS)}
+    if name in _OWN:
+        make = _OWN[name]()
+    elif name in plugins:
+        make = plugins[name].load()
+    else:
+        raise UsageError(f"unknown engine {name!r}: choose one of {', '.join(engine_names())}")
+    parameters = inspect.signature(make).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = [] if takes_any else sorted(set(options) - parameters.keys())
+    if unknown:
+        known = ", ".join(p for p in parameters if p != "preset")
+        raise UsageError(f"engine {name} has no option {unknown[0]!r}: its options are {known}")
+    return make(preset, **options)

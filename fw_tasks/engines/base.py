@@ -106,7 +106,8 @@ class Calculation:
     @property
     def sc(self) -> float:
         """SC[RPA; IPA] of the traces / 3 on 0-20 eV."""
-        on_grid = {level: s.on_grid(ENERGY_EV).mean.imag for level, s in self.spectra.items()}
+        means = {level: s.on_grid(ENERGY_EV).mean for level, s in self.spectra.items()}
+        on_grid = {level: np.asarray(eps.imag, dtype=np.float64) for level, eps in means.items()}
         return similarity(on_grid["rpa"], on_grid["ipa"])
 
     def save(self, path: Path) -> None:
@@ -136,6 +137,8 @@ class Engine(Protocol):
     """A program that computes dielectric functions."""
 
     name: str
+    cost_log_sd: float
+    """Standard deviation of log(measured / estimated) cost."""
 
     @property
     def settings(self) -> dict[str, Any]:

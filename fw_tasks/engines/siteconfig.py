@@ -1,5 +1,5 @@
-compiler = 'g++'
+compiler = "g++"
 mpi = False
 noblas = True
 nolibxc = True
-libraries = []
+libraries: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,13 +48,16 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Add candidate crystals; what is broken, unsuitable or there already is named and left out, the rest goes on."""
+    from fw_tasks.launch import suitable
     from selector.candidates import Candidate, find_structure_files, read_candidates
 
     _, campaign = _open(config_file)
     known = [Candidate.from_dict(c) for c in campaign.store.candidates() if c["status"] != "rejected"]
     with progress("reading crystals") as bar:
         task = bar.add_task("", total=len(find_structure_files(paths)))
-        found, rejected = read_candidates(paths, known, campaign.engine.check, on_file=lambda _: bar.advance(task))
+        found, rejected = read_candidates(
+            paths, known, partial(suitable, campaign.engine), on_file=lambda _: bar.advance(task)
+        )
     present = [r for r in rejected if r.reason == "already_added"]
     rejected = [r for r in rejected if r.reason != "already_added"]
     campaign.add(found, rejected)
@@ -116,7 +120,7 @@ def run(
 
 
 def step(config_file: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Do one step by hand: settle what returned, learn, choose, dispatch. Rockets and cron may do it at the same time."""
+    """Do one step by hand: settle what returned, learn, choose, dispatch. Rockets may do it at the same time."""
     _, campaign = _open(config_file)
     report = campaign.step()
     if as_json:

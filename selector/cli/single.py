@@ -88,7 +88,8 @@ def compute(
     from selector.report.tables import write_text_atomically
 
     program = get_engine(engine, preset)
-    candidate = read_candidate(path, program.check)
+    candidate = read_candidate(path)
+    program.check(candidate.structure)
     if not out.resolve().parent.is_dir():
         raise UsageError(f"{out}: its folder does not exist; create it or choose another")
     with tempfile.TemporaryDirectory(prefix="selector-") as workdir, errors.status(f"computing {candidate.formula}"):

@@ -17,9 +17,9 @@ positive = st.floats(1e-4, 1e3)
 def test_without_measurements_the_estimate_stands() -> None:
     costs = CostModel.learn([], [], engine_log_sd=0.3)
     assert costs.predict(np.array([2.0])) == pytest.approx([2.0])
-    # Upper 95 % of a log-normal whose sd joins machine (0.7) and scatter (0.3).
+    # Upper 95 % of a log-normal whose sd joins machine (1.0) and scatter (0.3).
     assert costs.reserve(np.array([2.0]), 0.95) == pytest.approx(
-        [2.0 * math.exp(1.6449 * math.hypot(0.7, 0.3))], rel=1e-3
+        [2.0 * math.exp(1.6449 * math.hypot(1.0, 0.3))], rel=1e-3
     )
 
 
@@ -37,7 +37,7 @@ def test_reservations_are_rarely_exceeded() -> None:
     rng = np.random.default_rng(2)
     exceeded = []
     for _ in range(300):
-        machine = math.exp(rng.normal(0.0, 0.7))
+        machine = math.exp(rng.normal(0.0, 1.0))
         cost = machine * np.exp(rng.normal(0.0, 0.4, 12))
         costs = CostModel.learn(list(cost[:11]), [1.0] * 11, engine_log_sd=0.4)
         exceeded.append(cost[11] > costs.reserve(np.array([1.0]), 0.95)[0])

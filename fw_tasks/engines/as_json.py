@@ -1,0 +1,36 @@
+"""One calculation as a plain JSON document, as ``selector compute`` writes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fw_tasks.engines.base import Calculation
+from selector.spectra import ENERGY_EV
+
+
+def calculation_to_json(material_id: str, formula: str, calculation: Calculation) -> dict[str, Any]:
+    """Keys and units of the document.
+
+    ``sc`` (null without both levels), ``eps_static`` {level: Re eps at 0 eV}, ``gap_ev``, ``n_g``, ``cpu_s``,
+    ``wall_s``, ``engine``, ``version``, ``settings``, ``settings_hash``, and ``spectra``: ``energy_ev`` and
+    ``<level>_im``, ``<level>_re``, 2001 numbers each, traces / 3 on 0-20 eV.
+    """
+    means = {level: spectrum.on_grid(ENERGY_EV).mean for level, spectrum in calculation.spectra.items()}
+    spectra: dict[str, list[float]] = {"energy_ev": ENERGY_EV.tolist()}
+    for level, eps in means.items():
+        spectra |= {f"{level}_im": eps.imag.tolist(), f"{level}_re": eps.real.tolist()}
+    return {
+        "material_id": material_id,
+        "formula": formula,
+        "sc": calculation.sc if {"ipa", "rpa"} <= means.keys() else None,
+        "eps_static": {level: float(eps[0].real) for level, eps in means.items()},
+        "gap_ev": calculation.gap_ev,
+        "n_g": calculation.details.get("n_g"),
+        "cpu_s": calculation.cpu_s,
+        "wall_s": calculation.wall_s,
+        "engine": calculation.engine,
+        "version": calculation.version,
+        "settings": calculation.settings,
+        "settings_hash": calculation.settings_hash,
+        "spectra": spectra,
+    }

@@ -1,0 +1,5 @@
+"""``python -m selector.cli``: the `selector` command."""
+
+from selector.cli import main
+
+main()

@@ -1,0 +1,82 @@
+"""Stands in for gpaw_worker.py: same arguments, same files; ``material_id`` of the job says what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def result(job: dict, path: Path, **changes: object) -> None:
+    energy = np.linspace(0.0, 40.0, 401)
+    shape = np.exp(-((energy - 8.0) ** 2) / 4.0) * np.ones((3, 1))
+    arrays = {"energy_ev": energy, "ipa_eps": 2.0 + 1j * shape, "rpa_eps": 1.8 + 0.8j * shape}
+    meta = {"id": job["id"], "gap_ev": 4.0, "cpu_s": 1.5, "n_g": 27, "versions": {"gpaw": "0.0", "gpaw-data": "0.0"}}
+    meta |= {k: v for k, v in changes.items() if k in meta}
+    arrays |= {k: v for k, v in changes.items() if k in arrays}
+    arrays = {k: v for k, v in arrays.items() if v is not None}
+    np.savez(path, meta=np.array(json.dumps(meta)), **arrays)
+
+
+def report(job: dict, **changes: object) -> int:
+    record = {"id": job["id"], "error": "BadOutput", "message": "as asked"} | changes
+    Path("error.json").write_text(json.dumps(record))
+    return 1
+
+
+def stubborn() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path("child").write_text(str(child.pid))
+    time.sleep(600)
+
+
+def unexplained() -> int:
+    print("first line\nlast words")
+    return 3
+
+
+def cut_short(job: dict, path: Path) -> None:
+    result(job, path)
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def main() -> int | None:
+    job, path = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    Path("pid").write_text(str(os.getpid()))
+    flat = np.ones((3, 401)) * (2.0 + 1.0j)
+    wave = 1.0 + 1j * np.cos(np.linspace(0.0, 9.0, 401)) * np.ones((3, 1))
+    threads, leads_group = float(os.environ["OMP_NUM_THREADS"]), int(os.getpgid(0) == os.getpid())
+    what, _, name = job["material_id"].partition(":")
+    behaviours = {
+        "good": lambda: result(job, path),
+        "environment": lambda: result(job, path, gap_ev=threads, n_g=leads_group),
+        "sleep": lambda: time.sleep(600),
+        "stubborn": stubborn,
+        "signal": lambda: os.kill(os.getpid(), getattr(signal, name)),
+        "error": lambda: report(job, error=name),
+        "old error": lambda: report(job, id="another run", error="Metallic"),
+        "unexplained": unexplained,
+        "nothing": lambda: None,
+        "garbage": lambda: path.write_bytes(b"PK\x03\x04 not an archive") and None,
+        "cut short": lambda: cut_short(job, path),
+        "other id": lambda: result(job, path, id="another run"),
+        "not finite": lambda: result(job, path, rpa_eps=flat * np.nan),
+        "negative": lambda: result(job, path, rpa_eps=wave),
+        "dark": lambda: result(job, path, ipa_eps=flat.real + 0j),
+        "wrong shape": lambda: result(job, path, rpa_eps=flat[:2]),
+        "short range": lambda: result(job, path, energy_ev=np.linspace(0.0, 19.0, 401)),
+        "no rpa": lambda: result(job, path, rpa_eps=None),
+        "no gap": lambda: result(job, path, gap_ev=None),
+    }
+    return behaviours[what]()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""Every command as a user types it: a whole campaign with replayed labels, and the mistakes people make."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from models.labels import Label, load_labels
+from selector import localdb
+from selector.cli import main
+from selector.config import load_config
+from selector.report import DECISION_COLUMNS
+
+Run = Callable[..., tuple[int, str, str]]
+N_CANDIDATES = 14
+
+
+@pytest.fixture
+def selector(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process: its exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["selector", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def labels() -> list[Label]:
+    """Cheap shipped labels, some of them low in SC."""
+    return sorted(load_labels(), key=lambda label: label.sc)[:N_CANDIDATES]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, labels: list[Label]) -> Iterator[Path]:
+    """A folder with crystals whose labels are known, and a campaign that replays them."""
+    (tmp_path / "cifs").mkdir()
+    for label in labels:
+        label.structure.to(str(tmp_path / "cifs" / f"{label.material_id}.cif"))
+    (tmp_path / "campaign.yaml").write_text(
+        "campaign: rehearsal\nfolder: run\nbudget_cpu_h: 0.4\nengine: {name: replay}\n"
+        "predictor: {retrain_every: 3}\npolicy: {threshold: 0.8}\nmax_in_flight: 3\n",
+        encoding="utf-8",
+    )
+    yield tmp_path
+    localdb.stop(tmp_path / "run" / "database" / "selector.sqlite")
+
+
+def test_a_whole_campaign(selector: Run, folder: Path, labels: list[Label]) -> None:
+    config = folder / "campaign.yaml"
+    assert selector("init", config)[0] == 0
+    code, out, _ = selector("add", folder / "cifs", "--config", config, "--json")
+    assert code == 0
+    assert len(json.loads(out)["added"]) == N_CANDIDATES
+    assert "were there already" in selector("add", folder / "cifs", "--config", config)[1]
+
+    code, out, _ = selector("plan", "--config", config, "--json")
+    plan = json.loads(out)
+    wanted = [c for c in plan["choices"] if c["level"] == "rpa"]
+    assert [c["sc_mean"] for c in wanted] == sorted(c["sc_mean"] for c in wanted)
+    assert all(c["sc_lo"] < c["sc_mean"] < c["sc_hi"] for c in plan["choices"])
+    assert 0 < plan["cost_predicted_cpu_h"] <= plan["available_cpu_h"]
+    assert "would get RPA" in selector("plan", "--config", config)[1]
+
+    code, out, err = selector("run", "--config", config, "--workers", 2)
+    assert code == 0, err
+    assert "fine-tuned" in out
+
+    status = json.loads(selector("status", "--config", config, "--json")[1])
+    assert status["state"] == "finished"
+    assert status["counts"]["done"] >= 6
+    assert 0 < status["spent_cpu_h"] <= status["budget_cpu_h"]
+    assert status["reserved_cpu_h"] == 0.0
+    assert len(status["models"]) >= 2
+    assert "rehearsal, finished" in selector("status", "--config", config)[1]
+    assert "finished" in selector("status", "--config", config, "--watch")[1]
+    assert "campaign finished" in selector("step", "--config", config)[1]
+    assert json.loads(selector("step", "--config", config, "--json")[1])["dispatched"] == 0
+
+    code, out, _ = selector("report", "--config", config)
+    assert code == 0
+    with (folder / "run" / "report" / "decisions.csv").open(encoding="utf-8") as f:
+        rows = {row["material_id"]: row for row in csv.DictReader(f)}
+    assert set(rows) == {label.material_id for label in labels}
+    assert set(next(iter(rows.values()))) == set(DECISION_COLUMNS)
+    assert all(row["reason"] and row["model_id"] for row in rows.values())
+    for label in labels:
+        row = rows[label.material_id]
+        if row["status"] == "done":
+            assert row["level"] == "rpa"
+            # The grid's splines are taken twice: once when labels were packed, once here.
+            assert float(row["sc_computed"]) == pytest.approx(label.sc, abs=2e-3)
+    page = (folder / "run" / "report" / "report.html").read_text(encoding="utf-8")
+    assert "rehearsal" in page
+    other = folder / "elsewhere"
+    files = json.loads(selector("report", "--config", config, "--out", other, "--json")[1])["files"]
+    assert Path(files["decisions"]).parent == other
+
+    assert "answers" in selector("doctor", "--config", config)[1]
+    assert json.loads(selector("db", "status", "--config", config, "--json")[1])["running"]
+    assert "mongodb://" in selector("db", "start", "--config", config)[1]
+    assert "stopped" in selector("db", "stop", "--config", config)[1]
+
+
+def _results(folder: Path) -> dict[str, float]:
+    return {str(p): p.stat().st_mtime for p in (folder / "run" / "calculations").glob("*/*/calculation.npz")}
+
+
+@pytest.mark.parametrize("whom", ["everyone", "the run alone"])
+def test_killed_and_started_again_it_loses_nothing_and_repeats_nothing(selector: Run, folder: Path, whom: str) -> None:
+    config = folder / "campaign.yaml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("{name: replay}", "{name: replay, options: {time_scale: 0.02}}"), encoding="utf-8")
+    selector("init", config)
+    selector("add", folder / "cifs", "--config", config)
+    command = [sys.executable, "-m", "selector.cli", "run", "--config", str(config), "--workers", "2"]
+    recorded: dict[str, float] = {}
+    for delay_s in (4.0, 6.5):
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(delay_s)
+        if whom == "everyone":
+            os.killpg(run.pid, signal.SIGKILL)
+        else:
+            run.kill()
+        run.wait()
+        now = _results(folder)
+        assert recorded.items() <= now.items()
+        recorded = now
+    code, _, err = selector("run", "--config", config, "--workers", 2)
+    assert code == 0, err
+    final = _results(folder)
+    assert recorded.items() <= final.items()
+    materials = [Path(file).parts[-3] for file in final]
+    assert len(materials) == len(set(materials))
+    status = json.loads(selector("status", "--config", config, "--json")[1])
+    assert status["state"] == "finished"
+    assert status["counts"]["done"] == len(materials) >= 4
+    assert status["spent_cpu_h"] <= status["budget_cpu_h"]
+    assert status["reserved_cpu_h"] == 0.0
+
+
+def test_predict_writes_a_row_per_crystal_and_names_what_it_cannot_read(
+    selector: Run, folder: Path, labels: list[Label]
+) -> None:
+    (folder / "cifs" / "broken.cif").write_text("data_x\n_cell_length_a 1\n", encoding="utf-8")
+    out_file = folder / "sc.csv"
+    code, _, err = selector("predict", folder / "cifs", "--out", out_file)
+    assert code == 1
+    assert "broken.cif" in err
+    with out_file.open(encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    assert list(rows[0]) == ["material_id", "formula", "sc_mean", "sc_std", "sc_lo", "sc_hi"]
+    assert {row["material_id"] for row in rows} == {label.material_id for label in labels}
+    assert all(float(r["sc_lo"]) <= float(r["sc_mean"]) <= float(r["sc_hi"]) <= 1.0 for r in rows)
+    one = folder / "cifs" / f"{labels[0].material_id}.cif"
+    assert labels[0].formula in selector("predict", one)[1]
+    assert len(json.loads(selector("predict", one, "--json")[1])["predictions"]) == 1
+
+
+def test_compute_writes_both_spectra(selector: Run, folder: Path, labels: list[Label]) -> None:
+    out_file = folder / "one.json"
+    code, _, err = selector(
+        "compute", folder / "cifs" / f"{labels[0].material_id}.cif", "--engine", "replay", "--out", out_file
+    )
+    assert code == 0, err
+    document = json.loads(out_file.read_text(encoding="utf-8"))
+    keys = {"material_id", "formula", "sc", "eps_static", "gap_ev", "n_g", "cpu_s", "wall_s", "settings", "spectra"}
+    assert keys <= set(document)
+    assert document["sc"] == pytest.approx(labels[0].sc, abs=2e-3)
+    assert {len(v) for v in document["spectra"].values()} == {2001}
+    assert set(document["spectra"]) == {"energy_ev", "ipa_im", "ipa_re", "rpa_im", "rpa_re"}
+
+
+def test_broken_inputs_are_named_and_the_rest_goes_on(selector: Run, folder: Path, labels: list[Label]) -> None:
+    bad = folder / "bad"
+    bad.mkdir()
+    (bad / "empty.cif").write_text("", encoding="utf-8")
+    nacl = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    disordered = nacl.copy()
+    disordered.replace(0, {"Na": 0.5, "K": 0.5})
+    disordered.to(str(bad / "disordered.cif"))
+    Structure(Lattice.cubic(4), ["Na", "Cl"], [[0, 0, 0], [0.02, 0, 0]]).to(str(bad / "overlap.cif"))
+    Structure(Lattice.cubic(4), ["Tc", "Tc"], [[0, 0, 0], [0.5, 0.5, 0.5]]).to(str(bad / "technetium.cif"))
+    Structure(Lattice.cubic(4), ["Na", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]]).to(str(bad / "odd.cif"))
+    labels[0].structure.to(str(bad / "twin.cif"))
+    config = folder / "campaign.yaml"
+    selector("init", config)
+    code, out, err = selector("add", folder / "cifs", bad, "--config", config, "--json")
+    assert code == 1
+    answer = json.loads(out)
+    assert len(answer["added"]) == N_CANDIDATES
+    reasons = {r["material_id"]: r["reason"] for r in answer["rejected"]}
+    assert reasons == {
+        "empty": "unreadable",
+        "disordered": "disordered",
+        "overlap": "overlapping_atoms",
+        "technetium": "missing_dataset",
+        "odd": "odd_electrons",
+        # The folder `bad` is read before `cifs`: the twin stands first, and the one beside it is its duplicate.
+        **{k: "duplicate" for k in reasons if k in ("twin", labels[0].material_id)},
+    }
+    for name in ("empty.cif", "disordered.cif", "overlap.cif", "technetium.cif", "odd.cif"):
+        assert sum(name in line for line in err.splitlines()) == 1
+    assert json.loads(selector("status", "--config", config, "--json")[1])["counts"]["rejected"] == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "code", "words"),
+    [
+        (("budget_cpu_h: 0.4", "budget_cpu_h: -1"), ["init"], 2, ["campaign.yaml", "budget_cpu_h"]),
+        (("max_in_flight", "max_in_fligth"), ["init"], 2, ["campaign.yaml", "max_in_fligth"]),
+        (("replay", "vasp"), ["init"], 2, ["vasp", "gpaw"]),
+        (("threshold: 0.8", "name: psychic"), ["init"], 2, ["psychic", "threshold"]),
+        (("folder: run", "folder: /proc/nowhere"), ["init"], 2, ["/proc/nowhere"]),
+        (("folder: run", "folder: run\ndatabase: {uri: 'mongodb://127.0.0.1:9/'}"), ["init"], 1, ["127.0.0.1:9"]),
+        (("folder: run", "folder: run\ndatabase: {uri: 'http://x/'}"), ["init"], 2, ["database.uri"]),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(
+    selector: Run, folder: Path, change: tuple[str, str], arguments: list[str], code: int, words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("fw_tasks.launch.CONNECT_TIMEOUT_MS", 500)
+    config = folder / "campaign.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace(*change), encoding="utf-8")
+    got, _, err = selector(*arguments, config)
+    assert got == code
+    assert len(err.strip().splitlines()) == 1
+    for word in words:
+        assert word in err
+
+
+def test_a_campaign_is_begun_once_and_not_changed_afterwards(selector: Run, folder: Path) -> None:
+    config = folder / "campaign.yaml"
+    code, _, err = selector("status", "--config", config)
+    assert code == 1
+    assert "selector init" in err
+    selector("init", config)
+    code, _, err = selector("init", config)
+    assert code == 2
+    assert "exists already" in err
+    config.write_text(config.read_text(encoding="utf-8").replace("0.4", "0.5"), encoding="utf-8")
+    code, _, err = selector("plan", "--config", config)
+    assert code == 2
+    assert "budget_cpu_h" in err
+
+
+def test_files_that_are_not_there(selector: Run, folder: Path) -> None:
+    config = folder / "campaign.yaml"
+    selector("init", config)
+    for arguments in (
+        ["add", "nowhere.cif", "--config", config],
+        ["predict", "nowhere.cif"],
+        ["plan", "--config", "no.yaml"],
+    ):
+        code, _, err = selector(*arguments)
+        assert code == 2
+        assert len(err.strip().splitlines()) == 1
+        assert "no" in err
+
+
+def test_help_and_doctor_explain_themselves(selector: Run) -> None:
+    for arguments in (["--help"], ["run", "--help"], ["predict", "--help"], ["db", "--help"]):
+        assert "Usage" in selector(*arguments)[1]
+    code, out, _ = selector("doctor", "--json")
+    found: dict[str, Any] = {f["what"]: f for f in json.loads(out)["findings"]}
+    assert code == 0
+    assert found["shipped weights"]["ok"]
+    assert found["torch"]["ok"]
+
+
+def test_the_demo_configuration_is_the_one_the_readme_shows(demo_crystals: Path) -> None:
+    config = load_config(demo_crystals / "campaign.yaml")
+    assert config.engine.name == "gpaw"
+    assert config.engine.preset == "standard"
