@@ -123,7 +123,7 @@ def campaign_on(launchpad: LaunchPad, name: str) -> Campaign:
     store = Store(launchpad.db, name)
     config = CampaignConfig.model_validate(store.campaign()["config"])
     engine = get_engine(config.engine.name, config.engine.preset, **config.engine.options)
-    dispatcher = FireWorksDispatcher(launchpad, config.folder)
+    dispatcher = FireWorksDispatcher(launchpad, config.folder, engine)
     return Campaign(store, config, engine, dispatcher, Shelf(config.folder / "models"))
 
 

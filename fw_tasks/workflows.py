@@ -10,7 +10,7 @@ from typing import Any
 
 from fireworks import Firework, LaunchPad, Workflow
 
-from fw_tasks.engines.base import Calculation
+from fw_tasks.engines.base import Calculation, Engine, EngineError
 from fw_tasks.lost import heal
 from fw_tasks.tasks import AdvanceCampaign, ComputeSpectrum, FineTune, RecordResult
 from selector.protocols import Failure, Job, Result
@@ -58,9 +58,10 @@ def learning_workflow(campaign: str, key: str) -> Workflow:
 class FireWorksDispatcher:
     """`selector.protocols.Dispatcher` on a LaunchPad."""
 
-    def __init__(self, launchpad: LaunchPad, folder: Path) -> None:
+    def __init__(self, launchpad: LaunchPad, folder: Path, engine: Engine) -> None:
         self._launchpad = launchpad
         self._folder = folder
+        self._engine = engine
 
     def submit(self, job: Job) -> int:
         """Add the job's workflow unless it is there; the fw_id of its calculation."""
@@ -79,9 +80,18 @@ class FireWorksDispatcher:
         if (workdir / "failure.json").exists():
             return Failure(**json.loads((workdir / "failure.json").read_text(encoding="utf-8")))
         if state in ENDED:
+            unread = self._unread(workdir)
+            if unread is not None:
+                return Result(unread)
             message = f"its rocket ended ({state.lower()}) and left no result in {workdir}"
             return Failure("Vanished", message, wall_s=None, retry=state == "FIZZLED")
         return None
+
+    def _unread(self, workdir: Path) -> Calculation | None:
+        try:
+            return self._engine.collect(workdir)
+        except (EngineError, OSError, ValueError):
+            return None
 
     def learning_is_out(self, key: str) -> bool:
         firework = self._find(key)

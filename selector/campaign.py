@@ -100,13 +100,12 @@ class Campaign:
 
     def step(self) -> StepReport:
         """Settle, learn, choose, dispatch, once; if another process is at it, ask that one for another round."""
-        owner = f"{socket.gethostname()}:{os.getpid()}"
         report = StepReport(busy=True)
         while True:
-            epoch = self.store.take_lease(owner)
+            epoch = self._take_lease()
             if epoch is None:
                 self.store.request_step()
-                epoch = self.store.take_lease(owner)
+                epoch = self._take_lease()
                 if epoch is None:
                     return report
             try:
@@ -116,6 +115,14 @@ class Campaign:
                 self.store.drop_lease(epoch)
             if not self.store.step_requested():
                 return report
+
+    def _take_lease(self) -> int | None:
+        """The lease, also where a process of this host died with it in its hands."""
+        host, me = socket.gethostname(), os.getpid()
+        holder, epoch = self.store.lease()
+        if holder and holder.startswith(f"{host}:") and not _is_alive(int(holder.rpartition(":")[2])):
+            self.store.drop_lease(epoch)
+        return self.store.take_lease(f"{host}:{me}")
 
     def _step(self) -> StepReport:
         self.dispatcher.reap(self.config.campaign)
@@ -259,6 +266,16 @@ class Campaign:
             reason = f"pool: the policy '{self.policy.name}' wants no further candidate at RPA"
         self.store.set_state("finished", reason)
         self.store.event("finished", reason)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def job_key(campaign: str, material_id: str, level: str, attempt: int) -> str:

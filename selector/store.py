@@ -120,10 +120,14 @@ class Store:
         )
         return document["lease"]["epoch"] if document else None
 
+    def lease(self) -> tuple[str | None, int]:
+        """Who holds the step's lease, if anybody does, and its epoch."""
+        lease = self.campaign()["lease"]
+        return lease["owner"], lease["epoch"]
+
     def drop_lease(self, epoch: int) -> None:
-        self._campaigns.update_one(
-            {"_id": self.name, "lease.epoch": epoch}, {"$set": {"lease.expires": datetime(1970, 1, 1)}}
-        )
+        released = {"lease.owner": None, "lease.expires": datetime(1970, 1, 1)}
+        self._campaigns.update_one({"_id": self.name, "lease.epoch": epoch}, {"$set": released})
 
     # -- candidates --------------------------------------------------------------------------------------------------
 

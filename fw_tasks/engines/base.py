@@ -157,3 +157,6 @@ class Engine(Protocol):
         self, material_id: str, structure: Structure, levels: Sequence[str], workdir: Path, time_limit_s: float | None
     ) -> Calculation:
         """Compute, or raise an `EngineError`; ``time_limit_s`` is wall seconds."""
+
+    def collect(self, workdir: Path) -> Calculation | None:
+        """A result finished in ``workdir`` but never read, because whoever waited for it died; None if there is none."""

@@ -177,6 +177,15 @@ class GPAWEngine:
                 raise _failure(workdir, job_id, status, wall_s)
             return self._read(workdir, job_id, levels, wall_s)
 
+    def collect(self, workdir: Path) -> Calculation | None:
+        """What the worker finished in ``workdir`` though the process that had started it died before reading it."""
+        result, job = workdir / RESULT, workdir / JOB
+        if not result.exists():
+            return None
+        asked = json.loads(job.read_text())
+        wall_s = result.stat().st_mtime - job.stat().st_mtime
+        return self._read(workdir, asked["id"], asked["levels"], wall_s)
+
     def _job(self, job_id: str, material_id: str, structure: Structure, levels: Sequence[str]) -> dict[str, Any]:
         return {
             "id": job_id,

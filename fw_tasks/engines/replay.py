@@ -107,6 +107,10 @@ class ReplayEngine:
             details=label.details | {"replayed": True},
         )
 
+    def collect(self, workdir: Path) -> Calculation | None:
+        """None: a replayed calculation leaves nothing behind."""
+        return None
+
 
 def _error_class(name: str) -> type[EngineError]:
     cls = getattr(base, name, None)

@@ -94,7 +94,12 @@ def sc_distribution(record: CampaignRecord) -> go.Figure | None:
     fig.update_layout(barmode="stack", legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}, margin_t=40)
     fig.update_xaxes(range=[edges[0], edges[-1]])
     fig.update_xaxes(title_text="SC[RPA; IPA]", row=2, col=1)
-    fig.update_yaxes(title_text="Materials", rangemode="tozero", tickformat="~d")
+    fig.update_yaxes(title_text="Materials", rangemode="tozero")
+    for row, rows, key in ((1, predicted, "sc_pred"), (2, computed, "sc_computed")):
+        highest = int(np.histogram([d[key] for d in rows], edges)[0].max(initial=1))
+        if highest <= 5:
+            # Left to itself, plotly marks halves and prints them as whole numbers.
+            fig.update_yaxes(dtick=1, row=row, col=1)
     return fig
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -317,8 +320,18 @@ def test_two_steps_at_once_are_one_step_and_another_round(database: Database[Any
     assert not campaign.store.step_requested()
 
 
+def test_a_lease_dies_with_its_holder(database: Database[Any], tmp_path: Path) -> None:
+    campaign, _ = begin(database, tmp_path)
+    ended = subprocess.Popen([sys.executable, "-c", "pass"])
+    ended.wait()
+    assert campaign.store.take_lease(f"{socket.gethostname()}:{ended.pid}") is not None
+    assert not campaign.step().busy
+    assert campaign.store.take_lease(f"another-host:{ended.pid}") is not None
+    assert campaign.step().busy
+
+
 def test_foreign_weights_are_never_mixed_with_own_labels(database: Database[Any], tmp_path: Path) -> None:
-    campaign, dispatcher = begin(database, tmp_path, max_in_flight=30, predictor={"retrain_every": 1})
+    campaign, dispatcher = begin(database, tmp_path, max_in_flight=30, budget_cpu_h=9.0, predictor={"retrain_every": 1})
     database["models"].update_one({"model_id": "m0"}, {"$set": {"settings_hash": "another"}})
     campaign.add([crystal(f"x{i:02d}", 0.3 + 0.01 * i) for i in range(22)], [])
     campaign.step()

@@ -307,3 +307,14 @@ def test_the_environment_is_left_alone(tmp_path: Path) -> None:
     before = dict(os.environ)
     compute("good", tmp_path)
     assert dict(os.environ) == before
+
+
+def test_a_result_nobody_read_is_collected(tmp_path: Path) -> None:
+    engine = GPAWEngine(worker=FAKE)
+    assert engine.collect(tmp_path) is None
+    read = compute("good", tmp_path)
+    collected = engine.collect(tmp_path)
+    assert collected is not None
+    assert collected.sc == read.sc
+    assert collected.details == read.details
+    assert 0.0 <= collected.wall_s <= read.wall_s + 1.0

@@ -1,0 +1,192 @@
+"""Jobs as workflows on a real LaunchPad: what each ending of a rocket means to the campaign."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fireworks import FWorker, LaunchPad
+from fireworks.core.rocket_launcher import launch_rocket
+from pymongo.database import Database
+
+from fw_tasks.engines import get_engine
+from fw_tasks.engines.base import Calculation
+from fw_tasks.lost import heal, hold_lock
+from fw_tasks.workflows import FireWorksDispatcher
+from models.labels import Label, load_labels
+from selector.candidates import Candidate
+from selector.protocols import Failure, Job, Result
+
+
+@pytest.fixture(scope="module")
+def label() -> Label:
+    return min(load_labels(), key=lambda label: label.cpu_s)
+
+
+@pytest.fixture
+def launchpad(database: Database[Any], mongo_uri: str) -> LaunchPad:
+    launchpad = LaunchPad(host=mongo_uri, uri_mode=True, name=database.name, logdir=None, strm_lvl="ERROR")
+    launchpad.reset("", require_password=False)
+    return launchpad
+
+
+@pytest.fixture
+def dispatcher(launchpad: LaunchPad, tmp_path: Path) -> FireWorksDispatcher:
+    return FireWorksDispatcher(launchpad, tmp_path, get_engine("replay"))
+
+
+@pytest.fixture
+def job(label: Label, tmp_path: Path) -> Job:
+    structure = Candidate(label.material_id, label.structure, "").to_dict()["structure"]
+    return Job(
+        campaign="c", key="k1", material_id=label.material_id, formula=label.formula, structure=structure, level="rpa",
+        attempt=1, engine={"name": "replay", "preset": None, "options": {}}, cores=1, time_limit_s=1e4,
+        workdir=str(tmp_path / "calculation"),
+    )  # fmt: skip
+
+
+def fire(launchpad: LaunchPad, monkeypatch: pytest.MonkeyPatch, folder: Path, name: str = "w") -> None:
+    """Launch the campaign's next rocket."""
+    monkeypatch.chdir(folder)
+    launch_rocket(launchpad, FWorker(name=name, query={"spec.campaign": "c"}), strm_lvl="ERROR")
+
+
+def test_submitting_twice_makes_one_workflow(dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job) -> None:
+    assert dispatcher.submit(job) == dispatcher.submit(job)
+    assert launchpad.workflows.count_documents({}) == 1
+    assert launchpad.fireworks.count_documents({}) == 3
+    document = launchpad.workflows.find_one()
+    assert document["metadata"]["material_id"] == job.material_id
+    assert dispatcher.outcome("k1", Path(job.workdir)) is None
+
+
+def test_a_submission_cut_short_is_made_whole(dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job) -> None:
+    dispatcher.submit(job)
+    launchpad.workflows.delete_many({})
+    dispatcher.submit(job)
+    assert launchpad.fireworks.count_documents({}) == 3
+    assert launchpad.workflows.count_documents({}) == 1
+
+
+def test_a_result_is_a_file_before_anything_else(
+    dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job, label: Label,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    dispatcher.submit(job)
+    fire(launchpad, monkeypatch, tmp_path)
+    outcome = dispatcher.outcome("k1", Path(job.workdir))
+    assert isinstance(outcome, Result)
+    assert outcome.calculation.sc == pytest.approx(label.sc, abs=2e-3)
+    # Large arrays stay out of FireWorks' documents.
+    assert len(json.dumps(launchpad.fireworks.find_one({"spec.selector_key": "k1"}), default=str)) < 20_000
+    assert len(json.dumps(launchpad.launches.find_one(), default=str)) < 20_000
+
+
+@pytest.mark.parametrize(("error", "retry"), [("Metallic", False), ("NotConverged", True)])
+def test_a_failure_is_written_down_by_name_and_recording_still_runs(
+    dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str, retry: bool,
+) -> None:  # fmt: skip
+    engine = {"name": "replay", "preset": None, "options": {"failures": {job.material_id: error}}}
+    dispatcher.submit(replace(job, engine=engine))
+    fire(launchpad, monkeypatch, tmp_path)
+    outcome = dispatcher.outcome("k1", Path(job.workdir))
+    assert isinstance(outcome, Failure)
+    assert (outcome.reason, outcome.retry, outcome.interrupted) == (error, retry, False)
+    states = {f["name"].split()[0]: f["state"] for f in launchpad.fireworks.find()}
+    assert states == {"compute": "FIZZLED", "record": "READY", "advance": "WAITING"}
+
+
+def test_a_calculation_done_before_is_not_done_again(
+    dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher.submit(job)
+    fire(launchpad, monkeypatch, tmp_path)
+    file = Path(job.workdir) / "calculation.npz"
+    before = file.stat().st_mtime_ns
+    launchpad.rerun_fw(dispatcher.submit(job))
+    fire(launchpad, monkeypatch, tmp_path)
+    assert file.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("when", ["before the launch was written", "while it ran"])
+def test_what_a_dead_worker_held_is_taken_from_it(
+    dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job, tmp_path: Path, when: str
+) -> None:
+    import socket
+
+    fw_id = dispatcher.submit(job)
+    name = f"{socket.gethostname()}:12345"
+    lock = hold_lock(tmp_path, name)
+    fworker = FWorker(name=name, query={"spec.campaign": "c"})
+    if when == "while it ran":
+        launchpad.checkout_fw(fworker, str(tmp_path))
+    else:
+        launchpad._get_a_fw_to_run(fworker.query)
+    assert heal(launchpad, "c", tmp_path) == 0
+    lock.release()
+    assert heal(launchpad, "c", tmp_path) == 1
+    state = launchpad.fireworks.find_one({"fw_id": fw_id})["state"]
+    outcome = dispatcher.outcome("k1", Path(job.workdir))
+    if when == "while it ran":
+        assert state == "FIZZLED"
+        assert isinstance(outcome, Failure)
+        assert (outcome.reason, outcome.wall_s, outcome.retry) == ("Vanished", None, True)
+    else:
+        assert state == "READY"
+        assert outcome is None
+
+
+def test_a_worker_of_another_host_is_left_alone(
+    dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job, tmp_path: Path
+) -> None:
+    dispatcher.submit(job)
+    launchpad.checkout_fw(FWorker(name="node17:99", query={"spec.campaign": "c"}), str(tmp_path))
+    assert heal(launchpad, "c", tmp_path) == 0
+
+
+def test_a_stale_workflow_lock_is_lifted(
+    dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job, tmp_path: Path
+) -> None:
+    dispatcher.submit(job)
+    launchpad.workflows.update_many({}, {"$set": {"locked": True}})
+    heal(launchpad, "c", tmp_path)
+    assert launchpad.workflows.count_documents({"locked": True}) == 0
+
+
+def test_a_deleted_or_defused_workflow_is_a_failure_without_retry(
+    dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job
+) -> None:
+    fw_id = dispatcher.submit(job)
+    launchpad.defuse_wf(fw_id)
+    outcome = dispatcher.outcome("k1", Path(job.workdir))
+    assert isinstance(outcome, Failure)
+    assert not outcome.retry
+
+
+def test_a_learning_job_is_out_until_it_ends(dispatcher: FireWorksDispatcher, launchpad: LaunchPad) -> None:
+    dispatcher.submit_learning("c", "learn-1")
+    assert dispatcher.learning_is_out("learn-1")
+    assert not dispatcher.learning_is_out("learn-2")
+    launchpad.defuse_wf(launchpad.fireworks.find_one({"spec.selector_key": "learn-1"})["fw_id"])
+    assert not dispatcher.learning_is_out("learn-1")
+
+
+def test_a_finished_calculation_nobody_read_is_read(
+    launchpad: LaunchPad, job: Job, label: Label, tmp_path: Path
+) -> None:
+    class Finished:
+        """An engine whose worker had finished when its launcher died."""
+
+        def collect(self, workdir: Path) -> Calculation:
+            return get_engine("replay").compute(job.material_id, label.structure, ["ipa", "rpa"], workdir, None)
+
+    dispatcher = FireWorksDispatcher(launchpad, tmp_path, Finished())  # type: ignore[arg-type]
+    fw_id = dispatcher.submit(job)
+    _, launch_id = launchpad.checkout_fw(FWorker(name="w"), str(tmp_path))
+    launchpad.mark_fizzled(launch_id)
+    assert launchpad.fireworks.find_one({"fw_id": fw_id})["state"] == "FIZZLED"
+    assert isinstance(dispatcher.outcome("k1", Path(job.workdir)), Result)
