@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 
-.PHONY: venv check-machine demo test test-slow lint clean
+.PHONY: venv chromium demo test test-slow lint clean
 
 venv: $(STAMP)
 
@@ -21,8 +21,12 @@ demo: venv
 test: venv
 	$(BIN)/pytest -m 'not slow and not mongo and not gpu and not chromium' --cov --cov-report=term
 
-test-slow: venv
-	$(BIN)/pytest -m 'slow'
+test-slow: venv chromium
+	$(BIN)/pytest -m 'slow or chromium'
+
+# The report is looked at in a real browser; Debian's package needs root.
+chromium:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
 
 lint: venv
 	$(BIN)/ruff check .

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from types import FrameType
@@ -19,7 +17,7 @@ from pymatgen.core import Structure
 from pymongo.errors import ConfigurationError, InvalidURI
 
 from fw_tasks.engines import get_engine
-from fw_tasks.engines.base import ProgramMissing
+from fw_tasks.engines.base import EngineError, ProgramMissing
 from fw_tasks.lost import hold_lock, worker_name
 from fw_tasks.shelf import Shelf
 from fw_tasks.workflows import FireWorksDispatcher
@@ -27,6 +25,7 @@ from selector import localdb
 from selector.campaign import Campaign
 from selector.config import CampaignConfig
 from selector.errors import SelectorError, UsageError
+from selector.files import make_writable
 from selector.protocols import CostEngine
 from selector.store import Store
 
@@ -45,7 +44,7 @@ def launchpad_for(config: CampaignConfig) -> LaunchPad:
     """
     uri = config.database_uri()
     if uri is None:
-        prepare_folder(config, "database")
+        make_writable(database_file(config).parent)
         uri = localdb.ensure_running(database_file(config))
     try:
         launchpad = LaunchPad(
@@ -68,24 +67,6 @@ def launchpad_for(config: CampaignConfig) -> LaunchPad:
         for key in ("spec.selector_key", "spec.selector_workflow", "spec.campaign"):
             launchpad.fireworks.create_index(key)
     return launchpad
-
-
-def prepare_folder(config: CampaignConfig, name: str = "") -> None:
-    """Make the campaign's folder, or one in it.
-
-    Raises
-    ------
-    UsageError
-        It cannot be made or written to.
-    """
-    try:
-        (config.folder / name).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=config.folder):
-            pass
-    except OSError as e:
-        raise UsageError(
-            f"folder: {config.folder} cannot be written to ({e.strerror}); choose another in the campaign's YAML file"
-        ) from None
 
 
 def create_campaign(config: CampaignConfig, launchpad: LaunchPad) -> Campaign:
@@ -148,8 +129,12 @@ def open_campaign(config: CampaignConfig) -> Campaign:
 
 def suitable(engine: CostEngine, structure: Structure) -> None:
     """The engine's own check of a candidate, on whatever machine the pool is filled: its program need not be here."""
-    with contextlib.suppress(ProgramMissing):
+    try:
         engine.check(structure)
+    except ProgramMissing:
+        pass
+    except EngineError as e:
+        raise type(e)(f"{e}; {e.remedy}") from None
 
 
 # -- local rockets ----------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ class ComputeSpectrum(FiretaskBase):
             calculation = engine.compute(job["material_id"], structure, ["ipa", "rpa"], workdir, job["time_limit_s"])
             calculation.save(result)
         except EngineError as e:
-            _write_failure(workdir, e.reason, str(e), time.time() - started, retry=e.retry)
+            _write_failure(workdir, e.reason, f"{e}; {e.remedy}", time.time() - started, retry=e.retry)
             raise
         except (KeyboardInterrupt, SystemExit):
             _write_failure(workdir, "Interrupted", "the run was stopped", time.time() - started, interrupted=True)

@@ -12,6 +12,9 @@ from selector.costs import CostModel
 from selector.policies import Policy, Pool
 from selector.store import Document
 
+MIN_WALL_S = 20.0
+"""No calculation gets less time than this: starting its process alone takes seconds on a busy machine."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -40,7 +43,8 @@ def rank(pending: Sequence[Document], policy: Policy, costs: CostModel, config: 
     if not pending:
         return []
     estimates = np.array([c["estimate_cpu_h"] for c in pending])
-    expected, reserve = costs.predict(estimates), costs.reserve(estimates, config.reserve_quantile)
+    expected = costs.predict(estimates)
+    reserve = np.maximum(costs.reserve(estimates, config.reserve_quantile), MIN_WALL_S * config.cores_per_job / 3600)
     for i, c in enumerate(pending):
         # A calculation that ran out of its time gets twice as much at its next attempt.
         if c.get("reason_code") == "TimedOut":

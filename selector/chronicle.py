@@ -86,10 +86,10 @@ def _reason(c: Document, status: str) -> str:
         return str(c["message"])
     if status == "failed":
         return f"{c['decision']['reason']}; failed: {c['reason_code']}: {c['message']}"
-    if status == "pending":
-        again = f"; last attempt: {c['reason_code']}: {c['message']}" if c.get("reason_code") else ""
-        return f"not decided yet{again}"
-    return str(c["decision"]["reason"])
+    reason = "not decided yet" if status == "pending" else str(c["decision"]["reason"])
+    if status != "done" and c.get("reason_code"):
+        reason += f"; last attempt: {c['reason_code']}: {c['message']}"
+    return reason
 
 
 def _prediction_row(c: Document) -> dict[str, Any]:

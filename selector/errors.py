@@ -11,10 +11,3 @@ class UsageError(SelectorError):
     """The user's input is wrong (a file, a key, an option). The command exits with 2."""
 
     exit_code = 2
-
-
-class MissingExtraError(UsageError):
-    """An optional library is not installed."""
-
-    def __init__(self, library: str, extra: str) -> None:
-        super().__init__(f"{library} is not installed: pip install 'theory-level-selector[{extra}]'")

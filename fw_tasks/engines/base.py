@@ -23,11 +23,14 @@ class EngineError(SelectorError):
     ----------
     retry : bool
         Whether the same calculation may succeed a second time, with more time or other settings.
+    remedy : str
+        What the user can do.
     wall_s : float
         Wall seconds spent before the failure.
     """
 
     retry: ClassVar[bool] = False
+    remedy: ClassVar[str] = "see the log in the calculation's folder"
 
     def __init__(self, message: str, wall_s: float = 0.0) -> None:
         super().__init__(message)
@@ -42,42 +45,57 @@ class NotConverged(EngineError):
     """The self-consistent field or a convergence ladder did not settle."""
 
     retry = True
+    remedy = "try another preset, or look at the structure"
 
 
 class Metallic(EngineError):
     """No gap: neither level is defined as it is used here."""
 
+    remedy = "leave it out: SC is defined for insulators"
+
 
 class OddElectrons(EngineError):
     """An odd number of electrons: not a closed-shell insulator."""
+
+    remedy = "leave it out, or give the cell in which the electrons pair"
 
 
 class Magnetic(EngineError):
     """A magnetic ground state."""
 
+    remedy = "leave it out: SC is defined for closed shells"
+
 
 class MissingDataset(EngineError):
     """No PAW dataset or pseudopotential for an element."""
+
+    remedy = "leave it out, or use an engine that knows the element"
 
 
 class OutOfMemory(EngineError):
     """The calculation was killed for its memory."""
 
     retry = True
+    remedy = "give the calculation more memory, or leave it out"
 
 
 class TimedOut(EngineError):
     """The calculation reached its time limit."""
 
     retry = True
+    remedy = "give it more time"
 
 
 class BadOutput(EngineError):
     """The spectrum is not finite, negative, or inconsistent."""
 
+    remedy = "look at its log; the spectrum is not used"
+
 
 class ProgramMissing(EngineError):
     """The engine's program is not installed."""
+
+    remedy = "install it; `selector doctor` says how"
 
 
 @dataclass(frozen=True)
@@ -159,4 +177,4 @@ class Engine(Protocol):
         """Compute, or raise an `EngineError`; ``time_limit_s`` is wall seconds."""
 
     def collect(self, workdir: Path) -> Calculation | None:
-        """A result finished in ``workdir`` but never read, because whoever waited for it died; None if there is none."""
+        """A result finished in ``workdir`` but never read, because whoever waited for it died; or None."""

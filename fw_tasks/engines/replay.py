@@ -24,6 +24,8 @@ from selector.errors import UsageError
 class UnknownMaterial(EngineError):
     """No label is known for this material_id."""
 
+    remedy = "replay only what has been computed before"
+
 
 class ReplayEngine:
     """Recorded labels, looked up by material_id.
@@ -87,7 +89,7 @@ class ReplayEngine:
         """
         label = self._labels.get(material_id)
         if label is None:
-            raise UnknownMaterial(f"{material_id}: no label to replay; replay only what has been computed before")
+            raise UnknownMaterial(f"{material_id}: no label to replay")
         wall_s = float(label.details.get("wall_s", label.cpu_s))
         spent_s = wall_s if time_limit_s is None else min(wall_s, time_limit_s)
         time.sleep(spent_s * self.time_scale)

@@ -14,6 +14,7 @@ from rich.live import Live
 from selector.cli import views
 from selector.cli.common import DEFAULT_CONFIG, AsJson, ConfigFile, console, errors, print_json, progress
 from selector.config import CampaignConfig, load_config
+from selector.files import make_writable
 
 if TYPE_CHECKING:
     from selector.campaign import Campaign
@@ -28,10 +29,10 @@ def _open(config_file: Path) -> tuple[CampaignConfig, Campaign]:
 
 def init(config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="The campaign's YAML file.")]) -> None:
     """Begin a campaign: check its configuration and write it into the database."""
-    from fw_tasks.launch import create_campaign, launchpad_for, prepare_folder
+    from fw_tasks.launch import create_campaign, launchpad_for
 
     config = load_config(config_file)
-    prepare_folder(config)
+    make_writable(config.folder)
     campaign = create_campaign(config, launchpad_for(config))
     model = campaign.store.model()["model_id"]
     console.print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,8 @@ from rich.table import Table
 from selector.cli import diagnosis
 from selector.cli.common import AsJson, console, errors, print_json, progress
 from selector.config import load_config
-from selector.errors import UsageError
+from selector.errors import SelectorError
+from selector.files import make_writable, write_text_atomically
 
 PREDICT_COLUMNS = ("material_id", "formula", "sc_mean", "sc_std", "sc_lo", "sc_hi")
 
@@ -32,8 +34,9 @@ def predict(
     from models import checkpoints
     from selector import calibration
     from selector.candidates import StructureError, find_structure_files, read_candidate
-    from selector.report.tables import write_text_atomically
 
+    if out is not None:
+        make_writable(out.resolve().parent)
     predictor = checkpoints.load(checkpoint or checkpoints.default_checkpoint())
     candidates, failed = [], 0
     files = find_structure_files(paths)
@@ -84,18 +87,22 @@ def compute(
     """Compute one crystal's dielectric function at both levels, IPA and RPA."""
     from fw_tasks.engines import get_engine
     from fw_tasks.engines.as_json import calculation_to_json
+    from fw_tasks.engines.base import EngineError
     from selector.candidates import read_candidate
-    from selector.report.tables import write_text_atomically
 
     program = get_engine(engine, preset)
     candidate = read_candidate(path)
-    program.check(candidate.structure)
-    if not out.resolve().parent.is_dir():
-        raise UsageError(f"{out}: its folder does not exist; create it or choose another")
-    with tempfile.TemporaryDirectory(prefix="selector-") as workdir, errors.status(f"computing {candidate.formula}"):
-        calculation = program.compute(
-            candidate.material_id, candidate.structure, ["ipa", "rpa"], Path(workdir), time_limit_s
-        )
+    make_writable(out.resolve().parent)
+    try:
+        program.check(candidate.structure)
+        workdir = Path(tempfile.mkdtemp(prefix="selector-"))
+        with errors.status(f"computing {candidate.formula}"):
+            calculation = program.compute(
+                candidate.material_id, candidate.structure, ["ipa", "rpa"], workdir, time_limit_s
+            )
+    except EngineError as e:
+        raise SelectorError(f"{path}: {e.reason}: {e}; {e.remedy}") from None
+    shutil.rmtree(workdir)
     document = calculation_to_json(candidate.material_id, candidate.formula, calculation)
     write_text_atomically(out, json.dumps(document))
     console.print(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import math
-import os
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from selector.errors import UsageError
+from selector.files import write_text_atomically
 from selector.report.record import DECISION_COLUMNS, CampaignRecord
 
 _LEVEL_STYLE = {"rpa": "bold dark_orange", "ipa": "cyan"}
@@ -36,28 +34,6 @@ def format_cpu_h(x: Any) -> str:
     if not is_number(x):
         return "-"
     return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text; the file is either whole or as it was before.
-
-    Raises
-    ------
-    UsageError
-        The folder cannot be made or written.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8", newline="") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        part.replace(path)
-    except OSError as e:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise UsageError(f"{path} cannot be written ({e.strerror}): choose another folder") from e
 
 
 def write_decisions_csv(record: CampaignRecord, path: Path) -> None:

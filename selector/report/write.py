@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from selector.files import write_text_atomically
 from selector.report.record import CampaignRecord
-from selector.report.tables import write_decisions_csv, write_text_atomically
+from selector.report.tables import write_decisions_csv
 
 
 def write_report(record: CampaignRecord, folder: Path) -> dict[str, Path]:
