@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 from fireworks import FWorker, LaunchPad
 from fireworks.core.rocket_launcher import rapidfire
 from pymatgen.core import Structure
-from pymongo.errors import ConfigurationError, InvalidURI
+from pymongo.errors import AutoReconnect, ConfigurationError, InvalidURI
 
 from fw_tasks.engines import get_engine
 from fw_tasks.engines.base import EngineError, ProgramMissing
@@ -37,17 +38,20 @@ def database_file(config: CampaignConfig) -> Path:
     return config.folder / "database" / "selector.sqlite"
 
 
-def launchpad_for(config: CampaignConfig) -> LaunchPad:
-    """The LaunchPad in the campaign's database: FireWorks' collections lie beside the campaign's own.
+def connect(config: CampaignConfig) -> LaunchPad:
+    """The campaign's database as a LaunchPad: FireWorks' collections lie beside the campaign's own.
 
-    A database that holds no LaunchPad yet gets one; one that does keeps every workflow it has.
+    Raises
+    ------
+    UsageError
+        ``database.uri`` is no MongoDB URI.
     """
     uri = config.database_uri()
     if uri is None:
         make_writable(database_file(config).parent)
         uri = localdb.ensure_running(database_file(config))
     try:
-        launchpad = LaunchPad(
+        return LaunchPad(
             host=uri,
             uri_mode=True,
             name=config.database.name,
@@ -59,6 +63,11 @@ def launchpad_for(config: CampaignConfig) -> LaunchPad:
         raise UsageError(
             f"database.uri: not a MongoDB URI ({str(e).split(chr(10))[0]}); see configs/campaign.yaml"
         ) from None
+
+
+def launchpad_for(config: CampaignConfig) -> LaunchPad:
+    """The campaign's LaunchPad. A database that holds none yet gets one; one that does keeps every workflow it has."""
+    launchpad = connect(config)
     if launchpad.fw_id_assigner.find_one() is None:
         launchpad.fw_id_assigner.update_one(
             {"_id": -1}, {"$setOnInsert": {"next_fw_id": 1, "next_launch_id": 1}}, upsert=True
@@ -178,7 +187,6 @@ class LocalWorkers:
 
 def work(config: CampaignConfig) -> None:
     """Launch this campaign's rockets until told to stop, or until the process that started this one ends."""
-    parent = os.environ.get("SELECTOR_WORKER_PARENT")
     stop = threading.Event()
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
@@ -188,17 +196,27 @@ def work(config: CampaignConfig) -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    folder, name = config.folder / "launches", worker_name()
-    launchpad = launchpad_for(config)
-    fworker = FWorker(name=name, query={"spec.campaign": config.campaign})
-    with hold_lock(config.folder, name):
-        while not stop.is_set() and (parent is None or os.getppid() == int(parent)):
-            if launchpad.run_exists(fworker):
-                rapidfire(
-                    launchpad, fworker, m_dir=str(folder), nlaunches=1, max_loops=1, sleep_time=1, strm_lvl="ERROR"
-                )
-            else:
-                stop.wait(0.3)
+    for connection in itertools.count():
+        name = worker_name(connection)
+        try:
+            with hold_lock(config.folder, name):
+                fworker = FWorker(name=name, query={"spec.campaign": config.campaign})
+                _launch_rockets(launchpad_for(config), fworker, config.folder / "launches", stop)
+                return
+        except AutoReconnect as e:
+            # A local database is started again; a MongoDB may come back.
+            print(f"the database does not answer ({e}); connecting again", file=sys.stderr, flush=True)
+            if stop.wait(2.0):
+                return
+
+
+def _launch_rockets(launchpad: LaunchPad, fworker: FWorker, folder: Path, stop: threading.Event) -> None:
+    parent = os.environ.get("SELECTOR_WORKER_PARENT")
+    while not stop.is_set() and (parent is None or os.getppid() == int(parent)):
+        if launchpad.run_exists(fworker):
+            rapidfire(launchpad, fworker, m_dir=str(folder), nlaunches=1, max_loops=1, sleep_time=1, strm_lvl="ERROR")
+        else:
+            stop.wait(0.3)
 
 
 def main(argv: list[str]) -> Any:

@@ -19,9 +19,12 @@ CHECKOUT_S = 60.0
 """A checkout takes milliseconds; one without a launch for this long was cut short."""
 
 
-def worker_name() -> str:
-    """The name under which a local worker's launches stand in the LaunchPad: host and process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+def worker_name(connection: int = 0) -> str:
+    """The name under which a local worker's launches stand in the LaunchPad: host, process, connection.
+
+    A worker that lost the database comes back under another name: what it held before is lost.
+    """
+    return f"{socket.gethostname()}:{os.getpid()}.{connection}"
 
 
 def hold_lock(folder: Path, name: str) -> FileLock:

@@ -120,6 +120,18 @@ def test_a_whole_campaign(selector: Run, folder: Path, labels: list[Label]) -> N
     assert "stopped" in selector("db", "stop", "--config", config)[1]
 
 
+def test_a_campaign_moves_to_another_database(selector: Run, folder: Path, labels: list[Label]) -> None:
+    config = folder / "campaign.yaml"
+    selector("init", config)
+    selector("add", folder / "cifs", "--config", config)
+    assert "documents" in selector("db", "export", folder / "dump", "--config", config)[1]
+    moved = folder / "moved.yaml"
+    moved.write_text(config.read_text(encoding="utf-8") + "database: {name: moved}\n", encoding="utf-8")
+    dumped = next(file.parent for file in (folder / "dump").rglob("campaigns.bson"))
+    assert "read from" in selector("db", "import", dumped, "--config", moved)[1]
+    assert "rehearsal, running" in selector("status", "--config", moved)[1]
+
+
 def _results(folder: Path) -> dict[str, float]:
     return {str(p): p.stat().st_mtime for p in (folder / "run" / "calculations").glob("*/*/calculation.npz")}
 
@@ -163,6 +175,28 @@ def test_killed_and_started_again_it_loses_nothing_and_repeats_nothing(
     assert status["state"] == "finished"
     assert status["counts"]["done"] == len(materials) >= 4
     assert status["spent_cpu_h"] <= status["budget_cpu_h"]
+    assert status["reserved_cpu_h"] == 0.0
+
+
+@pytest.mark.slow
+def test_a_database_killed_in_the_middle_is_started_again(selector: Run, folder: Path) -> None:
+    config = folder / "campaign.yaml"
+    text = config.read_text(encoding="utf-8").replace("budget_cpu_h: 0.4", "budget_cpu_h: 3.0\nmax_attempts: 20")
+    config.write_text(text.replace("{name: replay}", "{name: replay, options: {time_scale: 0.05}}"), encoding="utf-8")
+    selector("init", config)
+    selector("add", folder / "cifs", "--config", config)
+    command = [sys.executable, "-m", "selector.cli", "run", "--config", str(config), "--workers", "2"]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    file = folder / "run" / "database" / "selector.sqlite"
+    for delay_s in (5.0, 4.0):
+        time.sleep(delay_s)
+        os.kill(localdb.status(file)["pid"], signal.SIGKILL)
+    _, err = run.communicate(timeout=240)
+    assert run.returncode == 0, err
+    status = json.loads(selector("status", "--config", config, "--json")[1])
+    assert status["state"] == "finished"
+    materials = [Path(name).parts[-3] for name in _results(folder)]
+    assert len(materials) == len(set(materials)) == status["counts"]["done"]
     assert status["reserved_cpu_h"] == 0.0
 
 

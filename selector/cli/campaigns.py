@@ -93,27 +93,35 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run the campaign on this machine until it is finished. Stop it at any time: a second run goes on from there."""
-    from fw_tasks.launch import LocalWorkers
+    from pymongo.errors import AutoReconnect
+
+    from fw_tasks.launch import LocalWorkers, open_campaign
 
     config, campaign = _open(config_file)
     n = workers or max(1, min(config.max_in_flight // config.cores_per_job, os.cpu_count() or 1))
+    # Before any worker lives: this step puts right what an interrupted run left half done.
+    campaign.step()
+    seen, finished = 0, False
     with (
         LocalWorkers(config_file, config, n) as local,
         Live(console=errors, refresh_per_second=2, transient=True) as live,
     ):
-        seen = 0
-        while True:
-            # Rockets advance the campaign themselves; this asks in case one of them died before it could.
-            state = campaign.step().state
-            events = campaign.store.events()
-            for event in events[seen:]:
-                live.console.print(views.event_line(event))
-            seen = len(events)
-            live.update(views.status_table(views.status_json(campaign.store)))
-            if state == "finished" and not campaign.store.candidates("reserved", "running"):
-                break
+        while not finished:
+            try:
+                # Rockets advance the campaign themselves; this asks in case one of them died before it could.
+                state = campaign.step().state
+                events = campaign.store.events()
+                finished = state == "finished" and not campaign.store.candidates("reserved", "running")
+                live.update(views.status_table(views.status_json(campaign.store)))
+                for event in events[seen:]:
+                    live.console.print(views.event_line(event))
+                seen = len(events)
+                time.sleep(1.0)
+            except AutoReconnect:
+                errors.print("selector: the database does not answer; connecting again")
+                time.sleep(2.0)
+                campaign = open_campaign(config)
             local.check()
-            time.sleep(1.0)
     if as_json:
         print_json(views.status_json(campaign.store))
     else:

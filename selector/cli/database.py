@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +11,7 @@ from selector import localdb
 from selector.cli.common import DEFAULT_CONFIG, AsJson, ConfigFile, console, print_json
 from selector.config import load_config
 from selector.errors import UsageError
+from selector.localdb import dump
 
 app = typer.Typer(help="The local database of a campaign that names no MongoDB.", no_args_is_help=True)
 
@@ -45,3 +47,31 @@ def status(config_file: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) ->
         return
     for key, value in data.items():
         console.print(f"{key}: {value}", soft_wrap=True)
+
+
+@app.command("export")
+def export_(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An empty or new folder.")],
+    config_file: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """Write the whole database as BSON, in mongodump's layout: mongorestore moves it to a real MongoDB."""
+    _tell("written to", dump.export_database(_database(config_file), folder), folder)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of BSON files, as mongodump writes them.")],
+    config_file: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """Read such a folder into the campaign's database, local or not."""
+    _tell("read from", dump.import_database(_database(config_file), folder), folder)
+
+
+def _database(config_file: Path) -> Any:
+    from fw_tasks.launch import connect
+
+    return connect(load_config(config_file)).db
+
+
+def _tell(done: str, counts: dict[str, int], folder: Path) -> None:
+    console.print(f"{sum(counts.values())} documents of {len(counts)} collections {done} {folder}", soft_wrap=True)
