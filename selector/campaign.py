@@ -144,11 +144,14 @@ class Campaign:
 
     def _dispatch(self) -> int:
         room = self.config.max_in_flight - len(self.store.candidates(*IN_FLIGHT))
+        available = self.store.ledger.totals().available_cpu_h
         dispatched = 0
         for rank, choice in enumerate(self.rank() if room > 0 else [], start=1):
             if dispatched >= room or not choice.dispatch:
                 break
-            dispatched += self._reserve(choice, rank)
+            if choice.reserve_cpu_h <= available and self._reserve(choice, rank):
+                available -= choice.reserve_cpu_h
+                dispatched += 1
         return dispatched
 
     def _reserve(self, choice: Choice, rank: int) -> bool:

@@ -47,8 +47,7 @@ def rank(pending: Sequence[Document], policy: Policy, costs: CostModel, config: 
     reserve = np.maximum(costs.reserve(estimates, config.reserve_quantile), MIN_WALL_S * config.cores_per_job / 3600)
     for i, c in enumerate(pending):
         # A calculation that ran out of its time gets twice as much at its next attempt.
-        if c.get("reason_code") == "TimedOut":
-            reserve[i] = max(reserve[i], 2 * c["decision"]["reserved_cpu_h"])
+        reserve[i] = max(reserve[i], 2 * c.get("timed_out_cpu_h", 0.0))
 
     def column(name: str) -> np.ndarray:
         return np.array([c["prediction"][name] for c in pending])

@@ -55,7 +55,10 @@ def _book_failure(store: Store, c: Document, failure: Failure, config: CampaignC
     again = failure.interrupted or (failure.retry and failures < config.max_attempts)
     fields: Document = {"failures": failures, "reason_code": failure.reason, "message": failure.message}
     if failure.reason == "TimedOut" and failure.wall_s is not None:
-        fields["used_cpu_h"] = failure.wall_s * config.cores_per_job / 3600
+        fields |= {
+            "used_cpu_h": failure.wall_s * config.cores_per_job / 3600,
+            "timed_out_cpu_h": c["decision"]["reserved_cpu_h"],
+        }
     if not store.move(c["material_id"], IN_FLIGHT, "pending" if again else "failed", key=key, **fields):
         return False
     message = f"{c['formula']} ({c['material_id']}): {failure.reason}: {failure.message}"

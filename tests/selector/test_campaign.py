@@ -255,6 +255,26 @@ def test_a_failure_is_named_charged_and_retried_where_that_may_help(
         assert again.reserve_cpu_h == pytest.approx(2 * reserved, rel=1e-5)
 
 
+def test_a_timed_out_candidate_asks_for_twice_its_time_however_long_it_waits(
+    database: Database[Any], tmp_path: Path
+) -> None:
+    campaign, dispatcher = begin(database, tmp_path, budget_cpu_h=0.16, max_in_flight=1)
+    campaign.add([crystal("a", 0.5), crystal("b", 0.6)], [])
+    campaign.step()
+    (key,) = dispatcher.jobs
+    reserved = campaign.store.ledger.totals().reserved_cpu_h
+    dispatcher.outcomes[key] = Failure("TimedOut", "slow", reserved * 3600, retry=True)
+    # What is left is enough for b, not for a's second attempt: it waits, and then stays at IPA.
+    for _ in range(4):
+        campaign.step()
+    second = next(job for job in dispatcher.jobs.values() if job.material_id == "b")
+    dispatcher.outcomes[second.key] = Failure("Metallic", "no gap", 1.0, retry=False)
+    campaign.step()
+    c = campaign.store.candidate("a")
+    assert c["status"] == "skipped"
+    assert f"needs {2 * reserved:.4f} CPU-h" in c["decision"]["reason"]
+
+
 def test_retries_end_at_the_limit(database: Database[Any], tmp_path: Path) -> None:
     campaign, dispatcher = begin(database, tmp_path, max_attempts=2)
     campaign.add([crystal("a", 0.5)], [])
