@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 
-.PHONY: venv chromium demo test test-slow lint clean
+.PHONY: venv chromium demo test test-slow test-fireworks lint clean
 
 venv: $(STAMP)
 
@@ -27,6 +27,14 @@ test-slow: venv chromium
 # The report is looked at in a real browser; Debian's package needs root.
 chromium:
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+
+# FireWorks' own tests against the local database; one draws with graphviz, which is no dependency (docs/localdb.md).
+test-fireworks: venv
+	@mkdir -p build/fireworks
+	$(BIN)/pip download --quiet --no-deps --no-build-isolation --no-binary fireworks --dest build/fireworks fireworks==2.1.4
+	tar -xzf build/fireworks/fireworks-2.1.4.tar.gz -C build/fireworks
+	$(BIN)/python tests/selector/localdb/fireworks_suite.py build/fireworks/fireworks-2.1.4 \
+	    --deselect fireworks/utilities/tests/test_visualize.py::test_wf_to_graph
 
 lint: venv
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ def _open(config_file: Path) -> tuple[CampaignConfig, Campaign]:
 
 
 def init(config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="The campaign's YAML file.")]) -> None:
-    """Begin a campaign: check its configuration and write it into the database."""
+    """Begin a campaign. Checks its configuration and writes it into the database."""
     from fw_tasks.launch import create_campaign, launchpad_for
 
     config = load_config(config_file)
@@ -48,7 +48,7 @@ def add(
     config_file: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """Add candidate crystals; what is broken, unsuitable or there already is named and left out, the rest goes on."""
+    """Add candidate crystals. What is broken, unsuitable or a duplicate is named and left out; the rest goes on."""
     from fw_tasks.launch import suitable
     from selector.candidates import Candidate, find_structure_files, read_candidates
 
@@ -75,7 +75,7 @@ def add(
 
 
 def plan(config_file: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Show what would get RPA, in which order and at what predicted cost, before anything runs."""
+    """Show what would get RPA, and at what cost. Nothing runs yet; the order is the policy's."""
     _, campaign = _open(config_file)
     choices, totals = campaign.plan(), campaign.store.ledger.totals()
     if as_json:
@@ -92,7 +92,7 @@ def run(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the campaign on this machine until it is finished. Stop it at any time: a second run goes on from there."""
+    """Run the campaign here until it is finished. Stop it at any time: a second run goes on from there."""
     from pymongo.errors import AutoReconnect
 
     from fw_tasks.launch import LocalWorkers, open_campaign
@@ -129,7 +129,7 @@ def run(
 
 
 def step(config_file: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Do one step by hand: settle what returned, learn, choose, dispatch. Rockets may do it at the same time."""
+    """Do one step by hand. It settles what returned, learns, chooses, dispatches; rockets may do so meanwhile."""
     _, campaign = _open(config_file)
     report = campaign.step()
     if as_json:
@@ -146,7 +146,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Follow it until interrupted or finished.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say how far the campaign is: candidates per state, CPU-hours, models, the last events."""
+    """Say how far the campaign is. Shows candidates per state, CPU-hours, the model, the last events."""
     _, campaign = _open(config_file)
     if as_json:
         print_json(views.status_json(campaign.store))
@@ -168,7 +168,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder for the files (default: report/ in the campaign's).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write decisions.csv and a self-contained HTML page, and print which level each material got and why."""
+    """Tell which level each material got, and why. Writes decisions.csv and one self-contained HTML page."""
     from selector.chronicle import compile_record
     from selector.report import decision_table, write_report
 

@@ -13,7 +13,9 @@ from selector.config import load_config
 from selector.errors import UsageError
 from selector.localdb import dump
 
-app = typer.Typer(help="The local database of a campaign that names no MongoDB.", no_args_is_help=True)
+app = typer.Typer(
+    help="Start, stop, export the local database. It serves campaigns that name no MongoDB.", no_args_is_help=True
+)
 
 
 def _file(config_file: Path) -> Path:

@@ -30,7 +30,7 @@ def predict(
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to use (default: those that ship).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict SC[RPA; IPA] with a 90 % interval for crystals; files that cannot be read are named and left out."""
+    """Predict SC[RPA; IPA] of crystals. With 90 % intervals; files that cannot be read are named and left out."""
     from models import checkpoints
     from selector import calibration
     from selector.candidates import StructureError, find_structure_files, read_candidate
@@ -84,7 +84,7 @@ def compute(
         float | None, typer.Option(min=1.0, help="Stop the calculation after these wall seconds.")
     ] = None,
 ) -> None:
-    """Compute one crystal's dielectric function at both levels, IPA and RPA."""
+    """Compute IPA and RPA spectra of one crystal."""
     from fw_tasks.engines import get_engine
     from fw_tasks.engines.as_json import calculation_to_json
     from fw_tasks.engines.base import EngineError
@@ -119,7 +119,7 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is installed, which database answers, what is missing and how to get it."""
+    """Say what is installed and what is missing. Also which database answers, and how to get what is missing."""
     findings = diagnosis.examine(load_config(config_file) if config_file else None)
     if as_json:
         print_json({"ok": all(f.ok or f.optional for f in findings), "findings": [vars(f) for f in findings]})
