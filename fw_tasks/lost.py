@@ -17,6 +17,7 @@ from fireworks import LaunchPad
 
 CHECKOUT_S = 60.0
 """A checkout takes milliseconds; one without a launch for this long was cut short."""
+FOREVER_S = 10.0**9
 
 
 def worker_name(connection: int = 0) -> str:
@@ -62,6 +63,9 @@ def heal(launchpad: LaunchPad, campaign: str, folder: Path) -> int:
             launchpad.mark_fizzled(launch["launch_id"])
         if firework["state"] == "RESERVED" or firework["spec"].get("_category") == "light":
             launchpad.rerun_fw(firework["fw_id"])
+        elif not launches:
+            # Its launch was written back, but the firework had not heard of it yet.
+            launchpad.detect_lostruns(expiration_secs=FOREVER_S, refresh=True, query={"fw_id": firework["fw_id"]})
     return lost
 
 

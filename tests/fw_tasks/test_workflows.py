@@ -112,7 +112,7 @@ def test_a_calculation_done_before_is_not_done_again(
     assert file.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("when", ["before the launch was written", "while it ran"])
+@pytest.mark.parametrize("when", ["before the launch was written", "while it ran", "while it was written back"])
 def test_what_a_dead_worker_held_is_taken_from_it(
     dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job, tmp_path: Path, when: str
 ) -> None:
@@ -122,16 +122,18 @@ def test_what_a_dead_worker_held_is_taken_from_it(
     name = f"{socket.gethostname()}:12345"
     lock = hold_lock(tmp_path, name)
     fworker = FWorker(name=name, query={"spec.campaign": "c"})
-    if when == "while it ran":
-        launchpad.checkout_fw(fworker, str(tmp_path))
-    else:
+    if when == "before the launch was written":
         launchpad._get_a_fw_to_run(fworker.query)
+    else:
+        launchpad.checkout_fw(fworker, str(tmp_path))
+    if when == "while it was written back":
+        launchpad.launches.update_one({"fw_id": fw_id}, {"$set": {"state": "FIZZLED"}})
     assert heal(launchpad, "c", tmp_path) == 0
     lock.release()
     assert heal(launchpad, "c", tmp_path) == 1
     state = launchpad.fireworks.find_one({"fw_id": fw_id})["state"]
     outcome = dispatcher.outcome("k1", Path(job.workdir))
-    if when == "while it ran":
+    if when != "before the launch was written":
         assert state == "FIZZLED"
         assert isinstance(outcome, Failure)
         assert (outcome.reason, outcome.wall_s, outcome.retry) == ("Vanished", None, True)
