@@ -189,7 +189,7 @@ class Campaign:
             key=decision["key"],
             material_id=c["material_id"],
             formula=c["formula"],
-            structure=Candidate.from_dict(c).to_dict()["structure"],
+            structure=c["structure"],
             level=decision["level"],
             attempt=decision["attempt"],
             engine=self.config.engine.model_dump(),

@@ -11,7 +11,7 @@ from selector.store import Document, Store, now
 STATUS = {"reserved": "running"}
 
 
-def compile_record(store: Store, with_spectra: bool = True) -> CampaignRecord:
+def compile_record(store: Store) -> CampaignRecord:
     """Everything a report shows. Spectra are traces / 3 on 0-20 eV."""
     candidates = store.candidates()
     charged = store.ledger.charged()
@@ -31,7 +31,7 @@ def compile_record(store: Store, with_spectra: bool = True) -> CampaignRecord:
             for m in store.models()
         ],
         ledger=store.ledger.history(),
-        spectra=_spectra(store, candidates) if with_spectra else {},
+        spectra=_spectra(store, candidates),
         events=[{k: e[k] for k in ("time", "kind", "message")} for e in store.events()],
     )
 

@@ -62,7 +62,9 @@ class Ledger:
             before = self._history.find_one({"_id": key})
             if before is None or before["state"] != "reserving":
                 return before is not None and before["state"] == "reserved"
-            amount = before["reserved_ms"]
+            if not self._is_open(key):
+                # A crash came between the history and the account: what is asked for now is what counts.
+                self._history.update_one({"_id": key, "state": "reserving"}, {"$set": {"reserved_ms": amount}})
         document = self._campaigns.find_one_and_update(
             {"_id": self._campaign, f"ledger.open.{key}": {"$exists": False}, "ledger.available_ms": {"$gte": amount}},
             {

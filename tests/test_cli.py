@@ -132,6 +132,17 @@ def test_a_campaign_moves_to_another_database(selector: Run, folder: Path, label
     assert "rehearsal, running" in selector("status", "--config", moved)[1]
 
 
+def begin_slowly(selector: Run, folder: Path, time_scale: float) -> list[str]:
+    """Begin the campaign with calculations that take their time, and retries enough; the command that runs it."""
+    config = folder / "campaign.yaml"
+    text = config.read_text(encoding="utf-8").replace("budget_cpu_h: 0.4", "budget_cpu_h: 3.0\nmax_attempts: 20")
+    options = f"{{name: replay, options: {{time_scale: {time_scale}}}}}"
+    config.write_text(text.replace("{name: replay}", options), encoding="utf-8")
+    selector("init", config)
+    selector("add", folder / "cifs", "--config", config)
+    return [sys.executable, "-m", "selector.cli", "run", "--config", str(config), "--workers", "2"]
+
+
 def _results(folder: Path) -> dict[str, float]:
     return {str(p): p.stat().st_mtime for p in (folder / "run" / "calculations").glob("*/*/calculation.npz")}
 
@@ -148,11 +159,7 @@ def test_killed_and_started_again_it_loses_nothing_and_repeats_nothing(
     selector: Run, folder: Path, whom: str, delays_s: tuple[float, ...]
 ) -> None:
     config = folder / "campaign.yaml"
-    text = config.read_text(encoding="utf-8").replace("budget_cpu_h: 0.4", "budget_cpu_h: 3.0\nmax_attempts: 20")
-    config.write_text(text.replace("{name: replay}", "{name: replay, options: {time_scale: 0.03}}"), encoding="utf-8")
-    selector("init", config)
-    selector("add", folder / "cifs", "--config", config)
-    command = [sys.executable, "-m", "selector.cli", "run", "--config", str(config), "--workers", "2"]
+    command = begin_slowly(selector, folder, time_scale=0.03)
     recorded: dict[str, float] = {}
     for delay_s in delays_s:
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -181,11 +188,7 @@ def test_killed_and_started_again_it_loses_nothing_and_repeats_nothing(
 @pytest.mark.slow
 def test_a_database_killed_in_the_middle_is_started_again(selector: Run, folder: Path) -> None:
     config = folder / "campaign.yaml"
-    text = config.read_text(encoding="utf-8").replace("budget_cpu_h: 0.4", "budget_cpu_h: 3.0\nmax_attempts: 20")
-    config.write_text(text.replace("{name: replay}", "{name: replay, options: {time_scale: 0.05}}"), encoding="utf-8")
-    selector("init", config)
-    selector("add", folder / "cifs", "--config", config)
-    command = [sys.executable, "-m", "selector.cli", "run", "--config", str(config), "--workers", "2"]
+    command = begin_slowly(selector, folder, time_scale=0.05)
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     file = folder / "run" / "database" / "selector.sqlite"
     for delay_s in (5.0, 4.0):

@@ -79,6 +79,16 @@ def test_a_settlement_cut_short_is_finished_by_reconcile(database: Database[Any]
     assert ledger.totals().reserved_cpu_h == 0.0
 
 
+def test_a_reservation_cut_short_is_made_anew_at_the_present_amount(database: Database[Any]) -> None:
+    ledger = open_account(database, 2.0)
+    entry = {"_id": "a", "campaign": "c", "state": "reserving", "reserved_ms": 1000, "material_id": "m"}
+    database["ledger"].insert_one(entry)
+    assert ledger.reserve("a", 1.5)
+    assert ledger.totals().reserved_cpu_h == 1.5
+    assert ledger.charge_in_full("a") == 1.5
+    assert ledger.totals().available_cpu_h == 0.5
+
+
 class Account(RuleBasedStateMachine):
     """Any order of operations, repeated ones and unknown outcomes included."""
 
