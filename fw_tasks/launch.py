@@ -22,11 +22,11 @@ from fw_tasks.engines.base import EngineError, ProgramMissing
 from fw_tasks.lost import hold_lock, worker_name
 from fw_tasks.shelf import Shelf
 from fw_tasks.workflows import FireWorksDispatcher
-from selector import localdb
 from selector.campaign import Campaign
 from selector.config import CampaignConfig
 from selector.errors import SelectorError, UsageError
 from selector.files import make_writable
+from selector.localdb.revival import keep_running
 from selector.protocols import CostEngine
 from selector.store import Store
 
@@ -49,7 +49,7 @@ def connect(config: CampaignConfig) -> LaunchPad:
     uri = config.database_uri()
     if uri is None:
         make_writable(database_file(config).parent)
-        uri = localdb.ensure_running(database_file(config))
+        uri = keep_running(database_file(config))
     try:
         return LaunchPad(
             host=uri,
@@ -86,12 +86,13 @@ def create_campaign(config: CampaignConfig, launchpad: LaunchPad) -> Campaign:
     shelf = Shelf(config.folder / "models")
     engine = get_engine(config.engine.name, config.engine.preset, **config.engine.options)
     predictor, file = shelf.adopt(config.predictor.checkpoint)
-    store.create(config.public(), config.budget_cpu_h, engine.settings_hash)
+    store.create(config.public(), config.budget_cpu_h, engine.label_engine, engine.settings_hash)
     store.add_model(
         predictor.model_id,
         round=0,
         parent=None,
         file=file,
+        engine=predictor.engine,
         settings_hash=predictor.settings_hash,
         n_new_labels=0,
         metrics=predictor.card.get("metrics", {}),
@@ -99,12 +100,6 @@ def create_campaign(config: CampaignConfig, launchpad: LaunchPad) -> Campaign:
     store.event(
         "created", f"campaign '{config.campaign}' with {config.budget_cpu_h:g} CPU-h, model {predictor.model_id}"
     )
-    if predictor.settings_hash != engine.settings_hash:
-        store.event(
-            "uncalibrated",
-            f"the weights come from labels of settings {predictor.settings_hash}, this engine computes "
-            f"{engine.settings_hash}: intervals are for orientation until the campaign has labels of its own",
-        )
     return campaign_on(launchpad, config.campaign)
 
 

@@ -12,9 +12,10 @@ from selector.localdb.cursors import encoded
 from selector.localdb.failures import CommandError, unsupported
 from selector.localdb.indexes import check_spec
 from selector.localdb.matching import compile_filter
+from selector.localdb.retries import SESSION_MINUTES, forget
 from selector.localdb.wire import MAX_MESSAGE_BYTES
 
-# The protocol of MongoDB 7.0. Neither sessions nor a replica set are announced, so drivers use no retryable writes.
+# The protocol of MongoDB 7.0, in the role of its router (mongos): one address, sessions, and retryable writes.
 _WIRE_VERSION = 21
 _SERVER_VERSION = [7, 0, 0, 0]
 
@@ -23,6 +24,8 @@ def hello(context: Context, command: dict) -> dict:
     """What drivers ask first."""
     return {
         "helloOk": True,
+        "msg": "isdbgrid",
+        "logicalSessionTimeoutMinutes": SESSION_MINUTES,
         "ismaster": True,
         "isWritablePrimary": True,
         "maxBsonObjectSize": MAX_DOCUMENT_BYTES,
@@ -50,6 +53,12 @@ def build_info(context: Context, command: dict) -> dict:
 
 
 def _ok(context: Context, command: dict) -> dict:
+    return {"ok": 1.0}
+
+
+def end_sessions(context: Context, command: dict) -> dict:
+    """Forget what sessions wrote last."""
+    forget(context.storage, [bytes(session["id"]) for session in command["endSessions"]])
     return {"ok": 1.0}
 
 
@@ -218,7 +227,7 @@ HANDLERS: dict[str, Handler] = {
     "buildinfo": handler(build_info),
     "hostInfo": handler(host_info),
     "ping": handler(_ok),
-    "endSessions": handler(_ok),
+    "endSessions": handler(end_sessions, writes=True),
     "create": handler(create, "autoIndexId", writes=True),
     "drop": handler(drop, writes=True),
     "dropDatabase": handler(drop_database, writes=True),

@@ -103,6 +103,12 @@ def status(database_file: Path) -> dict:
     }
 
 
+def socket_of(database_file: Path) -> Path | None:
+    """The socket of the database's server, or of its last one; None if it never had one."""
+    found = read_lock(_resolved(database_file)).get("socket")
+    return Path(found) if found else None
+
+
 def _resolved(database_file: Path) -> Path:
     return Path(database_file).expanduser().resolve()
 
@@ -113,25 +119,25 @@ def _log_path(path: Path) -> Path:
 
 def _answering(path: Path) -> Path | None:
     """The socket of the database's server if it answers a ping."""
-    found = read_lock(path).get("socket")
-    if not found:
+    found = socket_of(path)
+    if found is None:
         return None
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_ANSWER_S)
-            connection.connect(found)
+            connection.connect(str(found))
             # A ping, framed as a reply would be: the format is the same both ways.
             connection.sendall(Request(1, OP_MSG, {}).reply({"ping": 1, "$db": "admin"}))
             length, _, _ = read_header(_read(connection, HEADER_BYTES))
-            return Path(found) if bson.decode(_read(connection, length)[5:])["ok"] else None
+            return found if bson.decode(_read(connection, length)[5:])["ok"] else None
     except (OSError, EOFError):
         return None
 
 
 def _last_socket(path: Path) -> Path | None:
     """The socket of the last server, which clients of it still know, if its folder is still there for us alone."""
-    found = read_lock(path).get("socket")
-    return Path(found) if found and is_private(Path(found).parent) else None
+    found = socket_of(path)
+    return found if found and is_private(found.parent) else None
 
 
 def _read(connection: socket.socket, size: int) -> bytes:

@@ -2,18 +2,21 @@
 
 import logging
 import sqlite3
+from collections.abc import Mapping
+from typing import Any
 
 from bson.errors import InvalidDocument
 
 from selector.localdb import admin, reads, writes
 from selector.localdb.context import COMMON, Context, Handler, check_options
 from selector.localdb.failures import CommandError, unsupported
+from selector.localdb.retries import once
 
 _LOG = logging.getLogger(__name__)
 HANDLERS: dict[str, Handler] = {**admin.HANDLERS, **reads.HANDLERS, **writes.HANDLERS}
 
 
-def execute(context: Context, command: dict) -> dict:
+def execute(context: Context, command: dict) -> Mapping[str, Any]:
     """The reply to a command; failures are replies too."""
     try:
         return _run(context, command)
@@ -35,7 +38,7 @@ def execute(context: Context, command: dict) -> dict:
         return CommandError(f"malformed command: {type(error).__name__}: {error}", 9).reply()
 
 
-def _run(context: Context, command: dict) -> dict:
+def _run(context: Context, command: dict) -> Mapping[str, Any]:
     name = next(iter(command))
     handler = HANDLERS.get(name)
     if handler is None:
@@ -45,12 +48,12 @@ def _run(context: Context, command: dict) -> dict:
     if not handler.writes:
         return handler.run(context, command)
     with context.storage.transaction(to_disk=bool((command.get("writeConcern") or {}).get("j"))):
-        return handler.run(context, command)
+        return once(context.storage, command, lambda: handler.run(context, command))
 
 
 def _check_common(command: dict) -> None:
-    if "txnNumber" in command or "autocommit" in command or "startTransaction" in command:
-        raise CommandError("Transaction numbers are only allowed on a replica set member or mongos", 20)
+    if "autocommit" in command or "startTransaction" in command:
+        raise unsupported("transactions")
     level = (command.get("readConcern") or {}).get("level", "local")
     if level not in ("local", "available", "majority", "linearizable"):
         raise unsupported(f"the read concern '{level}'")

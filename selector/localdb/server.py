@@ -11,7 +11,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from selector.errors import SelectorError, UsageError
 from selector.localdb.commands import execute
@@ -107,7 +109,7 @@ class Server:
         return not self._stop.is_set()
 
 
-def _framed(request: Request, reply: dict) -> bytes:
+def _framed(request: Request, reply: Mapping[str, Any]) -> bytes:
     frame = request.reply(reply)
     if len(frame) <= MAX_MESSAGE_BYTES:
         return frame

@@ -28,6 +28,10 @@ CREATE TABLE indexes
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {_SCHEMA_VERSION};
 """
+_RETRIES = """
+CREATE TABLE IF NOT EXISTS retries
+    (session BLOB PRIMARY KEY, number INTEGER NOT NULL, reply BLOB NOT NULL, at_s REAL NOT NULL) WITHOUT ROWID
+"""
 ID_INDEX = {"v": 2, "key": {"_id": 1}, "name": "_id_"}
 
 
@@ -69,6 +73,7 @@ class Storage:
             verdict = sql.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise SelectorError(f"{self.path}: {_reason(sqlite3.DatabaseError(verdict))}")
+        sql.execute(_RETRIES)  # files of the first release have no such table
         self._load_catalogue()
 
     def _load_catalogue(self) -> None:

@@ -1,7 +1,9 @@
 """Frames of the MongoDB wire protocol: OP_MSG, and OP_QUERY for the first hello of a connection."""
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import bson
 from bson.errors import BSONError
@@ -29,7 +31,7 @@ class Request:
     command: dict
     wants_reply: bool = True
 
-    def reply(self, document: dict) -> bytes:
+    def reply(self, document: Mapping[str, Any]) -> bytes:
         """The frame that answers this request with `document`."""
         data = bson.encode(document)
         if self.opcode == OP_QUERY:

@@ -70,7 +70,10 @@ def test_stop_and_start_again(own_file: Path) -> None:
 def test_no_acknowledged_write_is_lost_by_kill_9(own_file: Path) -> None:
     uri = ensure_running(own_file)
     writer = subprocess.Popen(
-        [sys.executable, "-c", _WRITE, uri], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", _WRITE, uri + "?retryWrites=false"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     assert writer.stdout is not None
     acknowledged = [int(writer.stdout.readline()) for _ in range(200)]
