@@ -86,13 +86,12 @@ def create_campaign(config: CampaignConfig, launchpad: LaunchPad) -> Campaign:
     shelf = Shelf(config.folder / "models")
     engine = get_engine(config.engine.name, config.engine.preset, **config.engine.options)
     predictor, file = shelf.adopt(config.predictor.checkpoint)
-    store.create(config.public(), config.budget_cpu_h, engine.label_engine, engine.settings_hash)
+    store.create(config.public(), config.budget_cpu_h, engine.settings_hash)
     store.add_model(
         predictor.model_id,
         round=0,
         parent=None,
         file=file,
-        engine=predictor.engine,
         settings_hash=predictor.settings_hash,
         n_new_labels=0,
         metrics=predictor.card.get("metrics", {}),
@@ -100,6 +99,12 @@ def create_campaign(config: CampaignConfig, launchpad: LaunchPad) -> Campaign:
     store.event(
         "created", f"campaign '{config.campaign}' with {config.budget_cpu_h:g} CPU-h, model {predictor.model_id}"
     )
+    if predictor.settings_hash != engine.settings_hash:
+        store.event(
+            "uncalibrated",
+            f"the weights come from labels of settings {predictor.settings_hash}, this engine computes "
+            f"{engine.settings_hash}: intervals are for orientation until the campaign has labels of its own",
+        )
     return campaign_on(launchpad, config.campaign)
 
 
