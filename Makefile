@@ -12,14 +12,14 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt fw_tasks/engines/siteconfig.py
 	@sh ./check-machine.sh $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
-	GPAW_CONFIG=$(CURDIR)/fw_tasks/engines/siteconfig.py $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gpaw,dev]'
+	GPAW_CONFIG=$(CURDIR)/fw_tasks/engines/siteconfig.py $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gpaw,dev,map,export]'
 	@touch $(STAMP)
 
 demo: venv
 	@sh configs/demo/run.sh $(BIN)/selector
 
 test: venv
-	$(BIN)/pytest -m 'not slow and not mongo and not gpu and not chromium' --cov --cov-report=term
+	$(BIN)/pytest -n 2 -m 'not slow and not mongo and not gpu and not chromium' --cov --cov-report=term
 
 test-slow: venv chromium
 	$(BIN)/pytest -m 'slow or chromium'

@@ -21,9 +21,9 @@ from fw_tasks.engines import get_engine
 from fw_tasks.engines.base import EngineError, ProgramMissing
 from fw_tasks.lost import hold_lock, worker_name
 from fw_tasks.shelf import Shelf
-from fw_tasks.workflows import FireWorksDispatcher
+from fw_tasks.workflows import FireWorksDispatcher, index_keys
 from selector.campaign import Campaign
-from selector.config import CampaignConfig
+from selector.config import CHANGEABLE, CampaignConfig
 from selector.errors import SelectorError, UsageError
 from selector.files import make_writable
 from selector.localdb.revival import keep_running
@@ -73,8 +73,7 @@ def launchpad_for(config: CampaignConfig) -> LaunchPad:
             {"_id": -1}, {"$setOnInsert": {"next_fw_id": 1, "next_launch_id": 1}}, upsert=True
         )
         launchpad.tuneup()
-        for key in ("spec.selector_key", "spec.selector_workflow", "spec.campaign"):
-            launchpad.fireworks.create_index(key)
+    index_keys(launchpad)
     return launchpad
 
 
@@ -86,12 +85,13 @@ def create_campaign(config: CampaignConfig, launchpad: LaunchPad) -> Campaign:
     shelf = Shelf(config.folder / "models")
     engine = get_engine(config.engine.name, config.engine.preset, **config.engine.options)
     predictor, file = shelf.adopt(config.predictor.checkpoint)
-    store.create(config.public(), config.budget_cpu_h, engine.settings_hash)
+    store.create(config.public(), config.budget_cpu_h, engine.label_engine, engine.settings_hash, **config.account())
     store.add_model(
         predictor.model_id,
         round=0,
         parent=None,
         file=file,
+        engine=predictor.engine,
         settings_hash=predictor.settings_hash,
         n_new_labels=0,
         metrics=predictor.card.get("metrics", {}),
@@ -99,12 +99,6 @@ def create_campaign(config: CampaignConfig, launchpad: LaunchPad) -> Campaign:
     store.event(
         "created", f"campaign '{config.campaign}' with {config.budget_cpu_h:g} CPU-h, model {predictor.model_id}"
     )
-    if predictor.settings_hash != engine.settings_hash:
-        store.event(
-            "uncalibrated",
-            f"the weights come from labels of settings {predictor.settings_hash}, this engine computes "
-            f"{engine.settings_hash}: intervals are for orientation until the campaign has labels of its own",
-        )
     return campaign_on(launchpad, config.campaign)
 
 
@@ -123,16 +117,19 @@ def open_campaign(config: CampaignConfig) -> Campaign:
     Raises
     ------
     UsageError
-        The file was changed after `selector init` in something other than the database's address.
+        The file was changed after `selector init` in something else than the database's address or what may change
+        (`selector.config.CHANGEABLE`), which is taken over.
     """
     campaign = campaign_on(launchpad_for(config), config.campaign)
+    campaign.store.create_indexes()
     stored, given = campaign.config.public(), config.public()
-    changed = [key for key in given if stored.get(key) != given[key]]
+    changed = [key for key in given if stored.get(key) != given[key] and key not in CHANGEABLE]
     if changed:
         raise UsageError(
             f"campaign '{config.campaign}': key '{changed[0]}' differs from what `selector init` recorded "
             f"({stored.get(changed[0])!r}); set it back, or begin a campaign of another name"
         )
+    campaign.follow(config)
     return campaign
 
 

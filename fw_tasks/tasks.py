@@ -9,18 +9,23 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
 from fireworks import FiretaskBase, FWAction
 from pymatgen.core import Structure
 from pymongo.errors import AutoReconnect
 
 from fw_tasks.engines import get_engine
 from fw_tasks.engines.base import EngineError
+from selector.errors import SelectorError
 
 T = TypeVar("T")
+CLAIM_GRACE_S = 60.0
+"""A launch ends so many seconds after its time limit at the latest."""
 log = logging.getLogger(__name__)
 
 
@@ -35,8 +40,14 @@ class ComputeSpectrum(FiretaskBase):
         workdir = Path(job["workdir"])
         workdir.mkdir(parents=True, exist_ok=True)
         result = workdir / "calculation.npz"
-        if result.exists():
-            return FWAction(stored_data={"result": str(result)})
+        with claimed(workdir, job["time_limit_s"]) as waited:
+            if result.exists():
+                return FWAction(stored_data={"result": str(result)})
+            if waited and (workdir / "failure.json").exists():
+                raise AttemptFailed(f"another launch of this attempt failed; see {workdir}/failure.json")
+            return self._compute(job, workdir, result)
+
+    def _compute(self, job: dict[str, Any], workdir: Path, result: Path) -> FWAction:
         (workdir / "failure.json").unlink(missing_ok=True)
         structure = Structure(job["structure"]["lattice"], job["structure"]["species"], job["structure"]["frac"])
         started = time.time()
@@ -54,6 +65,39 @@ class ComputeSpectrum(FiretaskBase):
             _write_failure(workdir, type(e).__name__, str(e).split("\n")[0], time.time() - started)
             raise
         return FWAction(stored_data={"result": str(result), "wall_s": calculation.wall_s, "sc": calculation.sc})
+
+
+class AttemptFailed(SelectorError):
+    """Another launch of the same attempt has written down its failure."""
+
+
+@contextmanager
+def claimed(workdir: Path, time_limit_s: float) -> Iterator[bool]:
+    """Hold an attempt's folder while computing in it; whether another launch had to be waited for.
+
+    FireWorks may launch a firework twice, when it takes a slow launch for a lost one. The second waits for the first
+    and finds what it left. The system lets go of the lock when its holder ends, however it ends.
+
+    Raises
+    ------
+    AttemptFailed
+        The other is still at it long after its time limit.
+    """
+    lock = FileLock(workdir / "claim.lock")
+    try:
+        lock.acquire(timeout=0)
+        waited = False
+    except Timeout:
+        log.warning("another launch computes in %s; waiting for it", workdir)
+        try:
+            lock.acquire(timeout=time_limit_s + CLAIM_GRACE_S)
+        except Timeout:
+            raise AttemptFailed(f"another launch still computes in {workdir}, long after its time limit") from None
+        waited = True
+    try:
+        yield waited
+    finally:
+        lock.release()
 
 
 class RecordResult(FiretaskBase):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fireworks import Firework, LaunchPad, Workflow
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from fw_tasks.engines.base import Calculation, Engine, EngineError
 from fw_tasks.lost import heal
@@ -114,7 +115,30 @@ class FireWorksDispatcher:
             self._launchpad.fireworks.delete_many({"spec.selector_workflow": key})
             firework = None
         if firework is None:
-            self._launchpad.add_wf(make())
+            workflow = make()
+            try:
+                self._launchpad.add_wf(workflow)
+            except (BulkWriteError, DuplicateKeyError) as e:
+                if not _is_duplicate(e):
+                    raise
+                # Another process was faster; what this one had written of its own workflow goes.
+                mine = [fw.fw_id for fw in workflow.fws]
+                self._launchpad.fireworks.delete_many({"fw_id": {"$in": mine}, "spec.selector_workflow": key})
             firework = self._find(key)
             assert firework is not None
         return int(firework["fw_id"])
+
+
+def _is_duplicate(e: BulkWriteError | DuplicateKeyError) -> bool:
+    errors: list[dict[str, Any]] = (e.details or {}).get("writeErrors", []) if isinstance(e, BulkWriteError) else []
+    return all(error["code"] == 11000 for error in errors)
+
+
+def index_keys(launchpad: LaunchPad) -> None:
+    """Indexes for the campaign's queries; the one on an attempt's key is unique, so that it is submitted once."""
+    for key in ("spec.selector_workflow", "spec.campaign"):
+        launchpad.fireworks.create_index(key)
+    known = launchpad.fireworks.index_information()
+    if not known.get("spec.selector_key_1", {"unique": True}).get("unique"):
+        launchpad.fireworks.drop_index("spec.selector_key_1")  # the first release's
+    launchpad.fireworks.create_index("spec.selector_key", unique=True, sparse=True)

@@ -9,7 +9,7 @@ valence electrons overlap from bond to bond. The vector therefore holds, in two 
   (2013)).
 
 What a crystal is made of enters through the elemental properties in both. Statistics of the composition alone
-(`composition_features`) serve a baseline; beside the two blocks they made the predictor worse.
+(`composition_features`) serve a baseline, and the predictor where they help it (`models.sc_regression`).
 
 Every number is intensive and depends on distances only: a supercell, a rotation or another order of the atoms changes
 nothing. No symmetry analysis enters.
@@ -18,12 +18,15 @@ nothing. No symmetry analysis enters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
+from scipy.sparse import csr_array
 
 from models.elements import element_table
+from models.neighbours import Neighbours, atomic_numbers, find_neighbours
 from selector.errors import SelectorError
 
 Array = NDArray[np.float64]
@@ -57,27 +60,12 @@ NAMES = GEOMETRY + PAIRS
 # Which block a feature belongs to: the predictor gives the blocks equal weight.
 BLOCKS: NDArray[np.int64] = np.repeat([0, 1], [len(GEOMETRY), len(PAIRS)])
 FEATURES_VERSION = 1
+# Crystals described at once: enough to forget the cost of a call, few enough to stay in the cache.
+BATCH = 64
 
 
 def _step(x: Array) -> Array:
     return 0.5 * (1.0 + np.tanh(0.5 * x))
-
-
-def atomic_numbers(structure: Structure) -> NDArray[np.int64]:
-    """Atomic numbers, shape (n_atoms,).
-
-    Raises
-    ------
-    SelectorError
-        A site is disordered or holds no element.
-    """
-    try:
-        numbers = np.array([site.specie.Z for site in structure], dtype=np.int64)
-    except AttributeError:
-        raise SelectorError(f"{structure.formula}: disordered sites: order the structure first") from None
-    if not len(numbers):
-        raise SelectorError("a structure has no atoms")
-    return numbers
 
 
 def composition_features(structures: Sequence[Structure]) -> Array:
@@ -100,65 +88,83 @@ def _anisotropy(tensors: Array) -> tuple[Array, Array]:
     return (high - low) / trace, (high - mid) / trace
 
 
-def geometry_features(structure: Structure, numbers: NDArray[np.int64]) -> tuple[Array, Array]:
-    """The geometry and pair blocks, shapes (len(GEOMETRY),) and (len(PAIRS),)."""
-    t, n = element_table(), len(numbers)
-    chi, r, valence = t.electronegativity[numbers], t.radius_ang[numbers], t.valence[numbers]
-    volume = structure.volume
-    i, j, image, d = structure.get_neighbor_list(CUTOFF_ANG)
-    direction = (structure.frac_coords[j] + image - structure.frac_coords[i]) @ structure.lattice.matrix / d[:, None]
+def _sums(start: NDArray[np.int64]) -> Any:
+    """Sums over consecutive parts, from where each begins, as a sparse matrix: `_sums(start) @ values`."""
+    return csr_array((np.ones(start[-1]), np.arange(start[-1]), start), shape=(len(start) - 1, start[-1]))
+
+
+def _described(at: Neighbours) -> Array:
+    """Both blocks of n crystals, shape (n, len(NAMES))."""
+    t, n, crystal = element_table(), np.diff(at.atom_start), at.crystal
+    i, j, d = at.centre, at.neighbour, at.distance_ang
+    atoms, pairs = _sums(at.atom_start), _sums(at.pair_start)  # of each crystal
+    around = csr_array((np.ones(len(d)), (i, np.arange(len(d)))), shape=(len(crystal), len(d)))  # pairs of each atom
+
+    chi, r, valence = t.electronegativity[at.numbers], t.radius_ang[at.numbers], t.valence[at.numbers]
+    volume, electrons = np.abs(np.linalg.det(at.cell_ang)), atoms @ valence
     ratio = d / (r[i] + r[j])
     bond = _step((BOND_RATIO - ratio) / BOND_EDGE)
-    bonds = bond.sum() / n + FEW
+    bonds = pairs @ bond / n + FEW
     contact = np.exp(-1.5 * ratio**2)
-    coordination = np.bincount(i, bond, n)
-    nearest = np.full(n, NO_CONTACT)
+    coordination, nearest = around @ bond, np.full(len(crystal), NO_CONTACT)
     np.minimum.at(nearest, i, ratio)
 
-    outer: Array = direction[:, :, None] * direction[:, None, :]
-    by_site = [np.bincount(i, contact * o, n).astype(float) for o in outer.reshape(-1, 9).T]
-    sites: Array = np.stack(by_site, axis=-1).reshape(n, 3, 3)
-    (bond_aniso, contact_aniso), (bond_uni, _) = _anisotropy(
-        np.stack([np.tensordot(bond, outer, 1), np.tensordot(contact, outer, 1)]) / n
-    )
-    site_aniso, _ = _anisotropy(sites)
+    def smallest(values: Array) -> Array:
+        return np.minimum.reduceat(values, at.atom_start[:-1])
+
+    def spread(values: Array) -> Array:
+        return np.sqrt(atoms @ (values - (atoms @ values / n)[crystal]) ** 2 / n)
+
+    direction = at.vector_ang / d[:, None]
+    outer = (direction[:, :, None] * direction[:, None, :]).reshape(-1, 9)
+    sites = around @ (contact[:, None] * outer)
+    tensors = np.stack([pairs @ (bond[:, None] * outer), atoms @ sites]) / n[:, None]
+    (bond_aniso, contact_aniso), (bond_uni, _) = _anisotropy(tensors.reshape(2, -1, 3, 3))
+    site_aniso, _ = _anisotropy(sites.reshape(-1, 3, 3))
 
     anion = _step((chi - ANION_ELECTRONEGATIVITY) / ANION_EDGE)
     anion_pair = anion[i] * anion[j]
-    anion_ratio = ratio[anion_pair > 0.05]
-    anion_valence = (valence * _step((chi - 1.9) / 0.2)).sum() + 1e-3 * valence.sum()
-    geometry = np.array(
-        [
-            np.log(volume / n), np.log(volume / valence.sum()), np.log(4 / 3 * np.pi * (r**3).sum() / volume),
-            (valence * chi).sum() / valence.sum(), np.log(volume / anion_valence), coordination.mean(),
-            coordination.std(), coordination.min(), nearest.mean(), nearest.min(), nearest.max(),
-            (bond * np.abs(chi[i] - chi[j])).sum() / n / bonds, (bond * (numbers[i] == numbers[j])).sum() / n / bonds,
-            (bond * np.minimum(chi[i], chi[j])).sum() / n / bonds, np.log(bonds) - np.log(volume / n),
-            np.log(np.exp((r[i] + r[j] - d) / 0.37).sum() / n + FEW), bond_aniso, bond_uni, contact_aniso,
-            site_aniso.mean(), site_aniso.max(), min(anion_ratio.min(initial=NO_CONTACT), NO_CONTACT),
-            (anion_pair * bond).sum() / n,
-        ]
-    )  # fmt: skip
+    anion_nearest = np.full(len(crystal), NO_CONTACT)
+    np.minimum.at(anion_nearest, i, np.where(anion_pair > 0.05, ratio, NO_CONTACT))
+    anion_valence = atoms @ (valence * _step((chi - 1.9) / 0.2)) + 1e-3 * electrons
+    geometry = [
+        np.log(volume / n), np.log(volume / electrons), np.log(4 / 3 * np.pi * (atoms @ r**3) / volume),
+        atoms @ (valence * chi) / electrons, np.log(volume / anion_valence), atoms @ coordination / n,
+        spread(coordination), smallest(coordination), atoms @ nearest / n, smallest(nearest), -smallest(-nearest),
+        pairs @ (bond * np.abs(chi[i] - chi[j])) / n / bonds,
+        pairs @ (bond * (at.numbers[i] == at.numbers[j])) / n / bonds,
+        pairs @ (bond * np.minimum(chi[i], chi[j])) / n / bonds, np.log(bonds) - np.log(volume / n),
+        np.log(pairs @ np.exp((r[i] + r[j] - d) / 0.37) / n + FEW), bond_aniso, bond_uni, contact_aniso,
+        atoms @ site_aniso / n, -smallest(-site_aniso), smallest(anion_nearest), pairs @ (anion_pair * bond) / n,
+    ]  # fmt: skip
     basis = np.exp(-0.5 * ((ratio[:, None] - PAIR_CENTRES) / PAIR_WIDTH) ** 2)
-    weights = np.stack(
-        [np.ones_like(d), (chi[i] - 2) * (chi[j] - 2), valence[i] * valence[j] / 16, np.abs(chi[i] - chi[j])]
-    )
-    return geometry, (weights @ basis / n).ravel()
-
-
-def crystal_features(structure: Structure) -> Array:
-    """One crystal's vector, shape (len(NAMES),), in the order of `NAMES`.
-
-    Parameters
-    ----------
-    structure : ordered crystal; lengths in angstrom
-    """
-    vector = np.concatenate(geometry_features(structure, atomic_numbers(structure)))
-    if not np.isfinite(vector).all():
-        raise SelectorError(f"{structure.formula}: no finite description: check its cell and for overlapping atoms")
-    return vector
+    weights = [None, (chi[i] - 2) * (chi[j] - 2), valence[i] * valence[j] / 16, np.abs(chi[i] - chi[j])]
+    blocks = [pairs @ (basis if w is None else w[:, None] * basis) / n[:, None] for w in weights]
+    return np.column_stack([*geometry, *blocks])
 
 
 def features(structures: Sequence[Structure]) -> Array:
-    """Vectors of many crystals, shape (n, len(NAMES))."""
-    return np.array([crystal_features(s) for s in structures]).reshape(len(structures), len(NAMES))
+    """Vectors of n crystals, shape (n, len(NAMES)), in the order of `NAMES`.
+
+    Parameters
+    ----------
+    structures : ordered crystals; lengths in angstrom
+
+    Raises
+    ------
+    SelectorError
+        A structure has no finite description, or one of those that :func:`models.neighbours.find_neighbours` names.
+    """
+    rows = np.zeros((len(structures), len(NAMES)))
+    for k in range(0, len(structures), BATCH):
+        rows[k : k + BATCH] = _described(find_neighbours(structures[k : k + BATCH], CUTOFF_ANG))
+    bad = ~np.isfinite(rows).all(axis=1)
+    if bad.any():
+        name = structures[int(np.argmax(bad))].formula
+        raise SelectorError(f"{name}: no finite description: check its cell")
+    return rows
+
+
+def crystal_features(structure: Structure) -> Array:
+    """One crystal's vector, shape (len(NAMES),). Errors as in :func:`features`."""
+    return features([structure])[0]

@@ -38,11 +38,21 @@ def leave_group_out(inverse: Array, alpha: Array, groups: Sequence[NDArray[np.in
     """
     variance = 1.0 / np.diag(inverse)
     residual = alpha * variance
+    by_size: dict[int, list[NDArray[np.int64]]] = {}
     for rows in groups:
-        if len(rows) > 1:
-            block = np.linalg.inv(inverse[np.ix_(rows, rows)])
-            residual[rows], variance[rows] = block @ alpha[rows], np.diag(block)
+        by_size.setdefault(len(rows), []).append(rows)
+    for size, alike in by_size.items():
+        if size > 1:
+            k = np.array(alike)
+            block = np.linalg.inv(inverse[k[:, :, None], k[:, None, :]])
+            residual[k] = (block @ alpha[k][:, :, None])[:, :, 0]
+            variance[k] = np.diagonal(block, axis1=1, axis2=2)
     return residual, variance
+
+
+def _members(groups: Sequence[str]) -> list[NDArray[np.int64]]:
+    names = np.asarray(groups)
+    return [np.flatnonzero(names == g).astype(np.int64) for g in np.unique(names)]
 
 
 @dataclass(frozen=True)
@@ -74,8 +84,7 @@ class GaussianProcess:
         targets : (n,)
         groups : (n,) names; rows of one group are left out together
         """
-        names = np.asarray(groups)
-        members = [np.flatnonzero(names == g).astype(np.int64) for g in np.unique(names)]
+        members = _members(groups)
         mean = float(targets.mean())
         y = targets - mean
         best: tuple[float, float, float, float] | None = None
@@ -90,6 +99,12 @@ class GaussianProcess:
         assert best is not None
         _, length, noise, scale = best
         return cls(rows, targets, length, noise, mean, max(scale, 1e-6))
+
+    def held_out_residuals(self, groups: Sequence[str]) -> Array:
+        """Target minus prediction of each row, (n,), when its whole group is left out; `groups` as in :meth:`fit`."""
+        kernel = matern32(self.rows, self.rows, self.length)
+        inverse = np.linalg.inv(kernel + self.noise * np.eye(len(kernel))).astype(np.float64)
+        return leave_group_out(inverse, inverse @ (self.targets - self.mean), _members(groups))[0]
 
     @cached_property
     def _factor(self) -> tuple[Array, Array]:

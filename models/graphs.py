@@ -1,7 +1,8 @@
-"""Crystals as graphs: atoms are nodes, every pair within 5 angstrom an edge, periodic images included.
+"""Crystals as graphs: atoms are nodes, neighbours within 5 angstrom are edges, periodic images included.
 
-A batch is a handful of flat tensors, whatever its number of crystals. Edges carry their length alone; a network
-expands it as it likes, so a graph costs 20 bytes an edge instead of 200.
+A batch is a handful of flat tensors, whatever its number of crystals. An edge carries its length alone, which a network
+expands as it likes. For a network that sees lengths only, two images of an atom at the same distance say the same: they
+are one edge that counts twice. Two thirds of all edges go that way.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import torch
 from pymatgen.core import Structure
 from torch import Tensor
 
-from models.features import atomic_numbers
+from models.neighbours import find_neighbours
 
 CUTOFF_ANG = 5.0
+# Lengths this near are taken for equal, and their mean stands for them. What a smooth function of the length loses by
+# that is of second order, 1e-7 for the sharpest Gaussian of the paper's network: the rounding of single precision.
+SAME_LENGTH_ANG = 1e-4
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Graphs:
     numbers : (a,) int64, atomic numbers
     edge_index : (2, e) int64; row 0 the neighbour a message comes from, row 1 the atom it goes to
     distance_ang : (e,) float32
+    multiplicity : (e,) float32, how many images of the neighbour stand at that distance
     crystal : (a,) int64, to which crystal each atom belongs
     atom_start, edge_start : (n + 1,) int64, where each crystal's atoms and edges begin
     """
@@ -35,12 +40,19 @@ class Graphs:
     numbers: Tensor
     edge_index: Tensor
     distance_ang: Tensor
+    multiplicity: Tensor
     crystal: Tensor
     atom_start: Tensor
     edge_start: Tensor
 
     def __len__(self) -> int:
         return len(self.atom_start) - 1
+
+    @property
+    def isolated(self) -> Tensor:
+        """(n,) bool: an atom of the crystal has no neighbour within the cutoff: a network sees only its element."""
+        alone = torch.bincount(self.edge_index[1], minlength=len(self.numbers)) == 0
+        return torch.bincount(self.crystal[alone], minlength=len(self)) > 0
 
     def to(self, device: torch.device | str) -> Graphs:
         """The same batch on another device."""
@@ -56,6 +68,7 @@ class Graphs:
             self.numbers[atoms],
             self.edge_index[:, edges] + shift,
             self.distance_ang[edges],
+            self.multiplicity[edges],
             crystal,
             atom_start,
             edge_start,
@@ -82,24 +95,25 @@ def build_graphs(structures: Sequence[Structure], cutoff_ang: float = CUTOFF_ANG
     Raises
     ------
     SelectorError
-        A structure is disordered or empty.
+        As :func:`models.neighbours.find_neighbours`.
     """
-    numbers = [atomic_numbers(s) for s in structures]
-    found = [s.get_neighbor_list(cutoff_ang) for s in structures]
-    atom_start = np.concatenate([[0], np.cumsum([len(z) for z in numbers], dtype=np.int64)]).astype(np.int64)
-    edge_start = np.concatenate([[0], np.cumsum([len(f[3]) for f in found], dtype=np.int64)]).astype(np.int64)
-    crystal = np.repeat(np.arange(len(structures)), np.diff(atom_start))
-    shift = np.repeat(atom_start[:-1], np.diff(edge_start))
-    centre, neighbour, distance = (_joined([f[k] for f in found]) for k in (0, 1, 3))
+    pairs = find_neighbours(structures, cutoff_ang)
+    longest = round(cutoff_ang / SAME_LENGTH_ANG) + 2
+    local = pairs.neighbour - np.repeat(pairs.atom_start[:-1], np.diff(pairs.pair_start))
+    length = np.rint(pairs.distance_ang / SAME_LENGTH_ANG).astype(np.int64)
+    key = (pairs.centre * np.diff(pairs.atom_start).max(initial=1) + local) * longest + length
+    order = np.argsort(key, kind="stable")
+    first = np.flatnonzero(np.diff(key[order], prepend=-1))
+    count = np.diff(first, append=len(key))
+    # reduceat knows no empty list of segments
+    distance = (np.add.reduceat(pairs.distance_ang[order], first) if len(first) else np.zeros(0)) / count
+    edge = order[first]
     return Graphs(
-        torch.from_numpy(_joined(numbers).astype(np.int64)),
-        torch.from_numpy(np.stack([neighbour + shift, centre + shift]).astype(np.int64)),
+        torch.from_numpy(pairs.numbers),
+        torch.from_numpy(np.stack([pairs.neighbour[edge], pairs.centre[edge]])),
         torch.from_numpy(distance.astype(np.float32)),
-        torch.from_numpy(crystal),
-        torch.from_numpy(atom_start),
-        torch.from_numpy(edge_start),
+        torch.from_numpy(count.astype(np.float32)),
+        torch.from_numpy(pairs.crystal),
+        torch.from_numpy(pairs.atom_start),
+        torch.from_numpy(np.searchsorted(first, pairs.pair_start)),
     )
-
-
-def _joined(arrays: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(arrays) if arrays else np.zeros(0)

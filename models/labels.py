@@ -2,8 +2,9 @@
 
 A shard (``shard-<hash>.npz``) holds n labels on the engine's own energies, one after another: ``omega`` [sum of n_i]
 in eV, ``ipa`` and ``rpa`` complex [3, sum of n_i] (field along x, y, z), ``start`` int [n + 1], and ``meta``, a JSON
-list of n records. Shards are added all the time; a figure that is quoted names a manifest (`read_manifest`), never
-"all labels".
+list of n records. A record that names its ``engine`` holds that engine's settings as they are; one that names none
+comes from GPAW, its settings under short names. Shards are added all the time; a figure that is quoted names a
+manifest (`read_manifest`), never "all labels".
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class Label:
     sc_xyz : the same for the field along x, y, z
     ipa, rpa : spectra on the grid of 2001 points
     engine, settings, settings_hash : what produced it
-    split : "train" or "validation", the paper's own
-    cpu_s : CPU seconds of both levels together
+    split : "train" or "validation", the paper's own; "unknown" where the source doesn't say
+    cpu_s : CPU seconds of both levels together; NaN where the source doesn't say
     gap_ev : gap on the ground-state mesh
     details : other facts of the calculation
     """
@@ -166,7 +167,7 @@ def _label(
         structure = Structure(Lattice(s["cell"]), s["numbers"], s["frac"])
         ipa, rpa = (Spectrum(omega_ev, eps[level].astype(complex)).on_grid(ENERGY_EV) for level in ("ipa", "rpa"))
         x, y, z = (similarity(rpa.eps[k].imag.astype(float), ipa.eps[k].imag.astype(float)) for k in range(3))
-        settings = canonical_settings(record["settings"])
+        settings = dict(record["settings"]) if "engine" in record else canonical_settings(record["settings"])
         return Label(
             material_id=record["mat_id"],
             formula=Composition(record["formula"]).reduced_formula,
@@ -175,13 +176,13 @@ def _label(
             sc_xyz=(x, y, z),
             ipa=ipa,
             rpa=rpa,
-            engine=ENGINE,
+            engine=record.get("engine", ENGINE),
             settings=settings,
             settings_hash=settings_hash(settings),
             split=record["split"],
             cpu_s=float(record["cpu_s"]),
             gap_ev=float(record["gap"]),
-            details={k: record[k] for k in DETAIL_KEYS if k in record},
+            details={k: record[k] for k in DETAIL_KEYS if k in record} | record.get("details", {}),
         )
     except (KeyError, ValueError, TypeError) as e:
         raise SelectorError(f"{path}: {name}: not a complete label ({e}): fetch the shard again") from e

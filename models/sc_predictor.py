@@ -1,8 +1,9 @@
-"""The default SC predictor: a Gaussian process on geometry and pair distances, with honest held-out scores.
+"""The default SC predictors, with honest held-out scores: from structures alone, or from structures and IPA spectra.
 
-The process learns ``log(1 - SC)``, in which the error of a prediction is about the same everywhere, and returns the
-median (which it calls mean: the number a decision uses) and a spread in units of SC. The spread is turned into an
-interval by the scores: |error| / spread of predictions for formulas that the model had not seen.
+A Gaussian process on a description of the crystal (`models.description`) learns ``log(1 - SC)``, in which the error of
+a prediction is about the same everywhere, and returns the median (which it calls mean: the number a decision uses) and
+a spread in units of SC. The spread is turned into an interval by the scores: |error| / spread of predictions for
+formulas that the model had not seen.
 """
 
 from __future__ import annotations
@@ -20,15 +21,30 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 from scipy.spatial.distance import cdist
 
-from models.features import FEATURES_VERSION, NAMES, atomic_numbers, features
+from models.description import STRUCTURE, STRUCTURE_AND_SPECTRUM, describe, isolated, owners
+from models.features import FEATURES_VERSION
 from models.gaussian_process import GaussianProcess
-from models.sc_regression import Scaler, cross_validate, in_sc, log_gap, metrics
+from models.neighbours import atomic_numbers
+from models.sc_regression import (
+    FIRST_CLIP,
+    FIRST_RECIPE,
+    Regression,
+    Scaler,
+    cross_validate,
+    estimate,
+    log_gap,
+    metrics,
+)
 from models.training_rows import TrainingRows
 from selector.errors import SelectorError
+from selector.spectra import Spectrum
 
 Array = NDArray[np.float64]
 
 KIND = "sc_predictor"
+SPECTRUM_KIND = "sc_spectrum_predictor"
+# A file that names neither blocks nor recipe was written before there was a choice.
+FIRST_BLOCKS = ("geometry", "pairs")
 N_FOLDS = 10
 MIN_FORMULAS = 5
 LICENCE = (
@@ -46,8 +62,8 @@ class Prediction:
     mean : (n,) predicted SC[RPA; IPA]
     spread : (n,) its standard deviation as the model sees it; an interval needs the predictor's `scores`
     latent : (n, d) position in the space in which the kernel measures likeness
-    out_of_domain : (n,) bool; an element unseen in training, or unlike every training crystal. The spread is then
-        that of an uninformed guess
+    out_of_domain : (n,) bool; an element unseen in training, an atom that nothing touches, or unlike every training
+        crystal. The spread is then that of an uninformed guess
     """
 
     mean: Array
@@ -57,21 +73,29 @@ class Prediction:
 
 
 class SCPredictor:
-    """Predicts SC[RPA; IPA] from structures alone. Immutable: `fine_tune` returns another.
+    """Predicts SC[RPA; IPA], from structures alone or, if fitted with spectra, from structures and IPA spectra.
 
-    Use :meth:`fit`, :meth:`fine_tune` or :func:`models.checkpoints.load` to make one.
+    Immutable: :meth:`fine_tune` returns another. :func:`models.checkpoints.load` reads one from a file.
 
     Attributes
     ----------
     model_id : names the content ("sc-" and ten hex digits): training rows, scores, engine, settings, ancestry
     scores : (n_labels,) held-out |error| / spread, formula-grouped folds
+    held_out : (n_labels,) SC as predicted in those folds, the labels it was given last at the end; None for one that
+        was read from a file
     engine, settings_hash : of the labels
     card : JSON-able: data, metrics, date, seed, command, licence
     """
 
-    def __init__(self, rows: TrainingRows, process: GaussianProcess, scores: Array, card: Mapping[str, Any]) -> None:
-        self._rows, self._process, self.scores = rows, process, scores
-        self._scaler = Scaler.fit(rows.features.astype(float))
+    def __init__(
+        self,
+        rows: TrainingRows,
+        learned: Regression,
+        scores: Array,
+        card: Mapping[str, Any],
+        held_out: Array | None = None,
+    ) -> None:
+        self._rows, self._learned, self.scores, self.held_out = rows, learned, scores, held_out
         self.card = dict(card) | {"model_id": _model_id(rows, scores, card)}
 
     @property
@@ -86,6 +110,11 @@ class SCPredictor:
     def settings_hash(self) -> str:
         return str(self.card["settings_hash"])
 
+    @property
+    def reads_spectra(self) -> bool:
+        """Whether it takes IPA spectra beside structures."""
+        return "spectrum" in self._rows.blocks
+
     @classmethod
     def fit(
         cls,
@@ -95,6 +124,7 @@ class SCPredictor:
         *,
         engine: str,
         settings_hash: str,
+        spectra: Sequence[Spectrum] | None = None,
         material_ids: Sequence[str] | None = None,
         seed: int = 0,
         command: str = "",
@@ -106,6 +136,7 @@ class SCPredictor:
         structures, sc : n crystals and their SC[RPA; IPA]
         formulas : n reduced formulas, by which folds are grouped; from the structures if None
         engine, settings_hash : of all the labels; two kinds are never mixed
+        spectra : n IPA spectra, 0-20 eV; with them the predictor will want them of every crystal
         material_ids : n names, kept in the card
         seed : of the folds
         command : what was typed to make it, for the card
@@ -113,9 +144,10 @@ class SCPredictor:
         Raises
         ------
         SelectorError
-            A label is NaN or above 1, or there are fewer than 5 formulas.
+            A label is NaN or above 1, a crystal or spectrum can't be described, or there are fewer than 5 formulas.
         """
-        rows = TrainingRows.of(structures, sc, formulas, material_ids)
+        blocks = STRUCTURE if spectra is None else STRUCTURE_AND_SPECTRUM
+        rows = TrainingRows.of(structures, sc, formulas, material_ids, spectra, blocks)
         head = {"engine": engine, "settings_hash": settings_hash, "seed": seed, "command": command}
         return _train(rows, head | {"round": 0, "parent": None})
 
@@ -125,6 +157,7 @@ class SCPredictor:
         sc: Sequence[float] | Array,
         formulas: Sequence[str] | None = None,
         *,
+        spectra: Sequence[Spectrum] | None = None,
         material_ids: Sequence[str] | None = None,
         settings_hash: str | None = None,
     ) -> SCPredictor:
@@ -132,7 +165,7 @@ class SCPredictor:
 
         Parameters
         ----------
-        structures, sc, formulas, material_ids : as in :meth:`fit`; one label is enough
+        structures, sc, formulas, spectra, material_ids : as in :meth:`fit`; one label is enough
         settings_hash : of the new labels, if known: refused unless it is the old ones'
 
         Raises
@@ -145,37 +178,42 @@ class SCPredictor:
                 f"labels of settings {settings_hash} for a model of settings {self.settings_hash}: "
                 "they are never mixed; train from nothing instead"
             )
-        rows = self._rows.extended(TrainingRows.of(structures, sc, formulas, material_ids))
+        rows = self._rows.extended(TrainingRows.of(structures, sc, formulas, material_ids, spectra, self._rows.blocks))
         kept = {k: self.card[k] for k in ("engine", "settings_hash", "seed")}
         step = {"command": "fine_tune", "round": int(self.card["round"]) + 1, "parent": self.model_id}
         return _train(rows, kept | step)
 
-    def predict(self, structures: Sequence[Structure]) -> Prediction:
+    def predict(self, structures: Sequence[Structure], spectra: Sequence[Spectrum] | None = None) -> Prediction:
         """Predict SC of n crystals; deterministic.
+
+        Parameters
+        ----------
+        structures : n ordered crystals
+        spectra : their IPA spectra, for a predictor that reads them, and only for such
 
         Raises
         ------
         SelectorError
-            A structure is disordered, empty, or has no finite description.
+            A structure is disordered, empty, or has no finite description; or spectra are missing or not wanted.
         """
-        z = self._scaler(features(structures))
-        log_mean, log_sd = self._process.predict(z)
+        x = describe(structures, spectra, self._rows.blocks)
+        z, process = self._learned.scaler(x), self._learned.process
         foreign = np.array([not self._rows.seen[atomic_numbers(s)].all() for s in structures], dtype=bool)
-        outside = foreign | (cdist(z, self._process.rows).min(axis=1, initial=np.inf) > self._reach)
-        mean, spread = in_sc(log_mean, np.where(outside, np.maximum(log_sd, self._process.prior_sd), log_sd))
+        outside = foreign | isolated(x) | (cdist(z, process.rows).min(axis=1, initial=np.inf) > self._reach)
+        mean, spread = self._learned.predict(x, np.where(outside, process.prior_sd, 0.0))
         return Prediction(mean, spread, z, outside)
 
     @cached_property
     def _reach(self) -> float:
         """The farthest that any training crystal lies from its nearest neighbour of another formula."""
-        names, rows = np.asarray(self._rows.formulas), self._process.rows
+        names, rows = np.asarray(self._rows.formulas), self._learned.process.rows
         distance = cdist(rows, rows)
         distance[names[:, None] == names] = np.inf
         return float(distance.min(axis=1).max())
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything but the card, for :mod:`models.checkpoints`."""
-        p = self._process
+        p = self._learned.process
         return {
             "features": self._rows.features,
             "sc": self._rows.sc,
@@ -193,17 +231,20 @@ class SCPredictor:
         SelectorError
             The features are another release's, or content and `model_id` disagree.
         """
-        if card["features"] != {"version": FEATURES_VERSION, "n": len(NAMES)}:
-            raise SelectorError(f"made with features {card['features']}: not this release's: train it again")
-        data = card["data"]
+        data, described = card["data"], card["features"]
+        blocks = tuple(described.get("blocks", FIRST_BLOCKS))
+        if (described["version"], described["n"]) != (FEATURES_VERSION, len(owners(blocks))):
+            raise SelectorError(f"made with features {described}: not this release's: train it again")
         rows = TrainingRows(
-            arrays["features"], arrays["sc"], tuple(data["formulas"]), tuple(data["material_ids"]),
+            blocks, arrays["features"], arrays["sc"], tuple(data["formulas"]), tuple(data["material_ids"]),
             arrays["seen"].astype(bool),
         )  # fmt: skip
-        x = rows.features.astype(float)
+        x, recipe = rows.features.astype(float), card.get("recipe", FIRST_RECIPE)
         length, noise, mean, scale = (float(v) for v in arrays["process"])
-        process = GaussianProcess(Scaler.fit(x)(x), log_gap(rows.sc), length, noise, mean, scale)
-        predictor = cls(rows, process, arrays["scores"], card)
+        scaler = Scaler.fit(x, blocks, recipe, card.get("clip", FIRST_CLIP))
+        target = log_gap(rows.sc) - estimate(x, blocks)
+        process = GaussianProcess(scaler(x), target, length, noise, mean, scale)
+        predictor = cls(rows, Regression(blocks, recipe, scaler, process), arrays["scores"], card)
         if predictor.model_id != card["model_id"]:
             raise SelectorError(
                 f"its content is {predictor.model_id}, its card says {card['model_id']}: fetch it again"
@@ -227,17 +268,20 @@ def _train(rows: TrainingRows, head: dict[str, Any]) -> SCPredictor:
             f"{len(rows.sc)} labels of {n_formulas} formulas: a predictor needs {MIN_FORMULAS} formulas or more"
         )
     x = rows.features.astype(float)
-    mean, spread = cross_validate(x, rows.sc, rows.formulas, N_FOLDS, int(head["seed"]))
-    process = GaussianProcess.fit(Scaler.fit(x)(x), log_gap(rows.sc), rows.formulas)
+    mean, spread = cross_validate(x, rows.blocks, rows.sc, rows.formulas, N_FOLDS, int(head["seed"]))
+    learned = Regression.fit(x, rows.blocks, rows.sc, rows.formulas)
+    process = learned.process
     card = head | {
-        "kind": KIND,
+        "kind": SPECTRUM_KIND if "spectrum" in rows.blocks else KIND,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "licence": LICENCE,
         "target": "SC[RPA; IPA], traces / 3, Im(eps) on 0-20 eV",
-        "method": "Gaussian process, Matern-3/2, log(1 - SC), geometry and pair features",
-        "features": {"version": FEATURES_VERSION, "n": len(NAMES)},
+        "method": "Gaussian process, Matern-3/2, log(1 - SC)",
+        "features": {"version": FEATURES_VERSION, "n": x.shape[1], "blocks": list(rows.blocks)},
+        "recipe": learned.recipe,
+        "clip": learned.scaler.clip,
         "process": {k: getattr(process, k) for k in ("length", "noise", "mean", "scale")},
         "data": {"n": len(rows.sc), "material_ids": list(rows.material_ids), "formulas": list(rows.formulas)},
         "metrics": metrics(rows.sc, mean, rows.formulas),
     }
-    return SCPredictor(rows, process, np.abs(rows.sc - mean) / spread, card)
+    return SCPredictor(rows, learned, np.abs(rows.sc - mean) / spread, card, mean)

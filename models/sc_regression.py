@@ -1,4 +1,11 @@
-"""Features -> SC by Gaussian process regression on log(1 - SC), and its error on formulas it has not seen."""
+"""Descriptions -> SC by Gaussian process regression on log(1 - SC), and its error on formulas it has not seen.
+
+How much each block of the description weighs is a recipe. Which recipe serves best changes as labels grow, so it is
+chosen at every training, by the error on formulas left out, and within each fold of a cross-validation anew.
+
+Where the IPA spectrum is known, the process learns how far log(1 - SC) departs from a multiple of what a physical
+estimate says (`models.spectrum_features`): far from every known crystal the estimate then still speaks.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from models.features import BLOCKS
+from models.description import NAMES, owners
 from models.gaussian_process import GaussianProcess
 from models.labels import grouped_folds
 
@@ -19,28 +26,102 @@ Array = NDArray[np.float64]
 # 1 - SC below this is noise of the calculation; the floor keeps its logarithm from ruling the fit.
 FLOOR = 0.01
 # Standardised features are clipped here: one odd crystal shall not stretch a feature for all others.
-CLIP = 3.0
+CLIP = 5.0
+# Weights of blocks, the simplest recipe first; a block that is not named weighs nothing.
+RECIPES: tuple[dict[str, float], ...] = (
+    {"geometry": 0.7, "density": 0.7, "pairs": 1.0},
+    {"geometry": 0.7, "density": 0.7, "pairs": 1.0, "composition": 0.3},
+    {"geometry": 0.7, "density": 0.7, "pairs": 1.0, "composition": 1.0},
+)
+# What a checkpoint was made with that knows of no density, and what one was clipped at that does not say.
+FIRST_RECIPE, FIRST_CLIP = {"geometry": 1.0, "pairs": 1.0}, 3.0
+SPECTRUM_WEIGHT = 0.4
+ESTIMATE, ESTIMATE_SLOPE = "log_moved_1", 0.4
 
 
 @dataclass(frozen=True)
 class Scaler:
-    """Features -> latent space: standardised, clipped, every block of equal weight."""
+    """Descriptions -> latent space: standardised, clipped, every block of the weight that a recipe gives it."""
 
     centre: Array
+    inverse_sd: Array
     weight: Array
+    clip: float
 
     @classmethod
-    def fit(cls, x: Array) -> Scaler:
-        """Centre and weight of each feature over rows x (n, d); a feature that never varies weighs nothing."""
-        sd = x.std(axis=0)
+    def fit(cls, x: Array, blocks: Sequence[str], recipe: dict[str, float], clip: float = CLIP) -> Scaler:
+        """Centre and weight of each column over rows x (n, d); a column that never varies weighs nothing."""
+        owner, sd = owners(blocks), x.std(axis=0)
         varies = sd > 1e-6
-        size = np.bincount(BLOCKS[varies], minlength=BLOCKS[-1] + 1)[BLOCKS]
+        size = np.maximum(np.bincount(owner[varies], minlength=len(blocks)), 1)
+        weights = np.array([recipe.get(block, 0.0) for block in blocks])
         inverse_sd = np.where(varies, 1.0 / np.where(varies, sd, 1.0), 0.0)
-        return cls(x.mean(axis=0), np.stack([inverse_sd, 1.0 / np.sqrt(np.maximum(size, 1) * len(np.unique(BLOCKS)))]))
+        return cls(x.mean(axis=0), inverse_sd, (weights / np.sqrt(size * (weights**2).sum()))[owner], clip)
 
     def __call__(self, x: Array) -> Array:
-        inverse_sd, block = self.weight
-        return np.clip((x - self.centre) * inverse_sd, -CLIP, CLIP) * block
+        return np.clip((x - self.centre) * self.inverse_sd, -self.clip, self.clip) * self.weight
+
+
+@dataclass(frozen=True)
+class Regression:
+    """What a training chose and learned."""
+
+    blocks: tuple[str, ...]
+    recipe: dict[str, float]
+    scaler: Scaler
+    process: GaussianProcess
+
+    @classmethod
+    def fit(cls, x: Array, blocks: tuple[str, ...], sc: Array, groups: Sequence[str]) -> Regression:
+        """The best recipe, learned.
+
+        Each recipe's process is tuned by its mean absolute leave-one-group-out error. A recipe takes the place of a
+        simpler one if its error is smaller by more than one standard error of their difference over groups.
+
+        Parameters
+        ----------
+        x : (n, d) descriptions
+        blocks : to which the columns belong
+        sc : (n,)
+        groups : (n,) names; rows of one group are left out together
+        """
+        first, *others = [r for r in RECIPES if r.keys() <= set(blocks)] or [FIRST_RECIPE]
+        chosen, errors = cls._learned(x, blocks, sc, groups, first)
+        for recipe in others:
+            other, other_errors = cls._learned(x, blocks, sc, groups, recipe)
+            if _surely_less(other_errors, errors, groups):
+                chosen, errors = other, other_errors
+        return chosen
+
+    @classmethod
+    def _learned(
+        cls, x: Array, blocks: tuple[str, ...], sc: Array, groups: Sequence[str], recipe: dict[str, float]
+    ) -> tuple[Regression, Array]:
+        if "spectrum" in blocks:
+            recipe = recipe | {"spectrum": SPECTRUM_WEIGHT}
+        scaler = Scaler.fit(x, blocks, recipe)
+        process = GaussianProcess.fit(scaler(x), log_gap(sc) - estimate(x, blocks), groups)
+        return cls(blocks, recipe, scaler, process), np.abs(process.held_out_residuals(groups))
+
+    def predict(self, x: Array, at_least: Array | float = 0.0) -> tuple[Array, Array]:
+        """Median and spread of SC, each (m,), of descriptions x (m, d); `at_least`: of the spread, in log(1 - SC)."""
+        log_mean, log_sd = self.process.predict(self.scaler(x))
+        return in_sc(log_mean + estimate(x, self.blocks), np.maximum(log_sd, at_least))
+
+
+def _surely_less(a: Array, b: Array, groups: Sequence[str]) -> bool:
+    """Whether the mean of a is below that of b by more than a standard error of the difference; each (n,)."""
+    _, member = np.unique(groups, return_inverse=True)
+    gain = np.bincount(member, b - a)
+    return bool(gain.sum() > np.sqrt((gain**2).sum()))
+
+
+def estimate(x: Array, blocks: Sequence[str]) -> Array:
+    """What is taken from the physical estimate, (n,) in log(1 - SC); nothing where no spectrum is known."""
+    if "spectrum" not in blocks:
+        return np.zeros(len(x))
+    column = np.flatnonzero(owners(blocks) == blocks.index("spectrum"))[NAMES["spectrum"].index(ESTIMATE)]
+    return ESTIMATE_SLOPE * x[:, column]
 
 
 def in_sc(log_mean: Array, log_sd: Array) -> tuple[Array, Array]:
@@ -54,23 +135,25 @@ def log_gap(sc: Array) -> Array:
     return np.log(np.maximum(1.0 - sc, FLOOR))
 
 
-def cross_validate(x: Array, sc: Array, formulas: Sequence[str], n_folds: int, seed: int) -> tuple[Array, Array]:
-    """Held-out mean and spread of every row, each (n,); folds grouped by formula, everything refitted in each.
+def cross_validate(
+    x: Array, blocks: tuple[str, ...], sc: Array, groups: Sequence[str], n_folds: int, seed: int
+) -> tuple[Array, Array]:
+    """Held-out mean and spread of every row, each (n,); folds of whole groups, everything chosen anew in each.
 
     Parameters
     ----------
-    x : (n, len(NAMES)) features
+    x : (n, d) descriptions
+    blocks : to which the columns belong
     sc : (n,)
-    formulas : (n,) names of the groups
+    groups : (n,) names, formulas as a rule
+    n_folds, seed : as in :func:`models.labels.grouped_folds`
     """
-    fold = grouped_folds(formulas, n_folds, seed)
-    names, target = np.asarray(formulas), log_gap(sc)
+    fold, names = grouped_folds(groups, n_folds, seed), np.asarray(groups)
     mean, spread = np.empty(len(sc)), np.empty(len(sc))
     for k in range(int(fold.max()) + 1):
         test, train = fold == k, fold != k
-        scaler = Scaler.fit(x[train])
-        process = GaussianProcess.fit(scaler(x[train]), target[train], names[train].tolist())
-        mean[test], spread[test] = in_sc(*process.predict(scaler(x[test])))
+        learned = Regression.fit(x[train], blocks, sc[train], names[train].tolist())
+        mean[test], spread[test] = learned.predict(x[test])
     return mean, spread
 
 

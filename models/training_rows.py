@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
+from models.description import describe
 from models.elements import N_ELEMENTS
-from models.features import atomic_numbers, features
 from models.labels import reduced_formula
+from models.neighbours import atomic_numbers
 from selector.errors import SelectorError
+from selector.spectra import Spectrum
 
 Array = NDArray[np.float64]
 UNNAMED = "unnamed"
@@ -24,12 +26,14 @@ class TrainingRows:
 
     Attributes
     ----------
-    features : (n, len(NAMES)) float32
+    blocks : names of the blocks that describe a crystal
+    features : (n, width of all blocks) float32
     sc : (n,)
     formulas, material_ids : n names each
     seen : (119,) bool, elements that occur, by atomic number
     """
 
+    blocks: tuple[str, ...]
     features: NDArray[np.float32]
     sc: Array
     formulas: tuple[str, ...]
@@ -43,6 +47,8 @@ class TrainingRows:
         sc: Sequence[float] | Array,
         formulas: Sequence[str] | None,
         material_ids: Sequence[str] | None,
+        spectra: Sequence[Spectrum] | None,
+        blocks: tuple[str, ...],
     ) -> TrainingRows:
         """Check labels and describe their crystals."""
         target = np.asarray(sc, dtype=float)
@@ -60,13 +66,14 @@ class TrainingRows:
         seen = np.zeros(N_ELEMENTS + 1, dtype=bool)
         for s in structures:
             seen[atomic_numbers(s)] = True
-        return cls(features(structures).astype(np.float32), target, names, ids, seen)
+        return cls(blocks, describe(structures, spectra, blocks).astype(np.float32), target, names, ids, seen)
 
     def extended(self, new: TrainingRows) -> TrainingRows:
         """Both together; a new label of a material replaces its old one."""
         again = {i for i in new.material_ids if i != UNNAMED}
         keep = np.array([i not in again for i in self.material_ids])
         return TrainingRows(
+            self.blocks,
             np.concatenate([self.features[keep], new.features]),
             np.concatenate([self.sc[keep], new.sc]),
             tuple(f for f, k in zip(self.formulas, keep, strict=True) if k) + new.formulas,

@@ -92,3 +92,45 @@ def _checked(mean: ArrayLike, spread: ArrayLike, scores: ArrayLike) -> tuple[Arr
     if scores_.ndim != 1 or not np.isfinite(scores_).all() or (scores_ < 0.0).any():
         raise SelectorError("the predictor's held-out scores are not finite numbers >= 0; use another checkpoint")
     return mean_, spread_, scores_
+
+
+def expected_error(mean: ArrayLike, spread: ArrayLike, scores: ArrayLike, threshold: float) -> Array:
+    """E[(1 - SC) 1(SC < threshold)]: the spectral error that computing RPA is expected to remove.
+
+    SC is distributed as for :func:`p_low`, and is at least -1. What lies beyond the largest score counts at the largest
+    SC below the threshold that it may have: one in m + 1 of unknown error shall not outweigh what is known.
+    By parts, with P(u) = P(SC < u): ``(1 - threshold) P(threshold) + int P(u) du``, the integral from where the
+    largest score ends, or -1, up to the threshold.
+
+    Parameters
+    ----------
+    mean, spread, scores : as for :func:`interval`
+    threshold : SC
+
+    Returns
+    -------
+    (n,) array
+        Between ``(1 - threshold) p_low`` and ``2 p_low``; falls as the mean rises.
+
+    Raises
+    ------
+    SelectorError
+        A number is not finite, or a spread is not positive.
+    """
+    mean_, spread_, scores_ = _checked(mean, spread, scores)
+    start = np.clip(mean_ - scores_.max(initial=0.0) * spread_, -1.0, max(threshold, -1.0))
+    below = p_low(mean_, spread_, scores_, threshold)
+    end_z, start_z = (threshold - mean_) / spread_, (start - mean_) / spread_
+    # P is 1/2 + sign(z) within(|z|) / 2, whose integral from 0 to z is z / 2 + (integral of within, to |z|) / 2.
+    mass = end_z - start_z + _within_integral(np.abs(end_z), scores_) - _within_integral(np.abs(start_z), scores_)
+    return (1.0 - threshold) * below + 0.5 * spread_ * np.maximum(mass, 0.0)
+
+
+def _within_integral(z: Array, scores: Array) -> Array:
+    """Integral of P(score <= x), as in :func:`p_low`, for x from 0 to each z >= 0."""
+    steps, counts = np.unique(scores, return_counts=True)
+    knots, reached = np.append(0.0, steps), np.append(0.0, np.cumsum(counts) / (len(scores) + 1))
+    area = np.append(0.0, np.cumsum(np.diff(knots) * (reached[:-1] + reached[1:]) / 2))
+    last = np.searchsorted(knots, z, side="right") - 1
+    inside: Array = area[last] + (z - knots[last]) * (reached[last] + np.interp(z, knots, reached)) / 2
+    return inside

@@ -1,26 +1,31 @@
-"""One step of the loop: settle what returned, learn, choose, dispatch.
+"""One step of the loop: settle what returned, learn, choose, dispatch; and what a person may change meanwhile.
 
 The step may be called by rockets, by cron or by hand, concurrently: a lease lets one process through, and every change
-is conditional on the state it expects, so that a repeated or interrupted step does no harm. FireWorks is reached
-through `Dispatcher`, models through `Predictor`.
+is conditional on it and on the state it expects, so that a repeated, interrupted or belated step does no harm.
+FireWorks is reached through `Dispatcher`, models through `Predictor`.
+
+A campaign is ``running``; ``stopped`` by hand, until it is resumed; ``auditing`` once it has closed; then ``finished``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selector import calibration, choosing, learning, settling
+from selector import choosing, closing, dispatching, learning, looks, predicting, settling
 from selector.candidates import Candidate, Rejection
 from selector.choosing import Choice
-from selector.config import CampaignConfig
+from selector.config import CHANGEABLE, CampaignConfig
+from selector.costs import CostModel
+from selector.dispatching import job_key
+from selector.lease import LeaseLost
 from selector.policies import get_policy
-from selector.protocols import CostEngine, Dispatcher, Job, ModelShelf
-from selector.store import IN_FLIGHT, Document, Store, now
+from selector.protocols import CostEngine, Dispatcher, ModelShelf
+from selector.steering import Steering
+from selector.store import IN_FLIGHT, Document, Store
+
+__all__ = ["Campaign", "StepReport", "job_key"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class StepReport:
     state: str = "running"
 
 
-class Campaign:
+class Campaign(Steering):
     """A campaign: its memory, its engine, its models, and the way to FireWorks."""
 
     def __init__(
@@ -45,242 +50,152 @@ class Campaign:
         self.engine = engine
         self.dispatcher = dispatcher
         self.shelf = shelf
-        self.policy = get_policy(config.policy.name)
+        self.policy = get_policy(config.policy)
 
     def add(self, candidates: Sequence[Candidate], rejections: Sequence[Rejection]) -> None:
-        """Take candidates into the pool, note what was rejected, and predict."""
+        """Take candidates into the pool, note what was rejected, and predict; a finished campaign goes on."""
         self.store.add_candidates(candidates, [self.engine.estimate_cpu_h(c.structure) for c in candidates])
         self.store.add_rejections(rejections)
         for rejection in rejections:
             self.store.event("rejected", f"{rejection.material_id}: {rejection.message}")
         if candidates and self.store.campaign()["state"] == "finished":
-            for document in self.store.candidates("skipped"):
-                self.store.move(document["material_id"], ["skipped"], "pending")
-            self.store.set_state("running", None)
+            self.resume()
         self.predict()
 
     def predict(self) -> None:
-        """Predict every pending candidate that the standing model has not seen yet."""
-        model = self.store.model()
-        stale = [
-            c for c in self.store.candidates("pending") if c.get("prediction", {}).get("model_id") != model["model_id"]
-        ]
-        if not stale:
-            return
-        predictor = self.shelf.load(model["file"])
-        p = predictor.predict([Candidate.from_dict(c).structure for c in stale])
-        lo, hi = calibration.interval(p.mean, p.spread, predictor.scores)
-        p_low = calibration.p_low(p.mean, p.spread, predictor.scores, self.config.policy.threshold)
-        self.store.set_predictions(
-            {
-                c["material_id"]: {
-                    "sc_mean": float(p.mean[i]),
-                    "sc_std": float(p.spread[i]),
-                    "sc_lo": float(lo[i]),
-                    "sc_hi": float(hi[i]),
-                    "p_low": float(p_low[i]),
-                    "out_of_domain": bool(p.out_of_domain[i]),
-                    "model_id": model["model_id"],
-                    "model_round": model["round"],
-                }
-                for i, c in enumerate(stale)
-            }
-        )
-
-    def rank(self) -> list[Choice]:
-        """The pending candidates in the order in which the policy would dispatch them now."""
-        settled = self.store.candidates("done", "failed", "pending")
-        costs = choosing.learn_costs(settled, self.engine.cost_log_sd)
-        return choosing.rank(self.store.candidates("pending"), self.policy, costs, self.config)
+        """Predict every pending candidate whose prediction is not the standing model's, calibrated as things stand."""
+        predicting.predict(self.store, self.shelf, self.config.policy.threshold)
 
     def plan(self) -> list[Choice]:
         """What would be dispatched from here until the budget is spent, if every cost came out as predicted."""
         self.predict()
         return choosing.plan(self.rank(), self.store.ledger.totals().available_cpu_h)
 
-    def step(self) -> StepReport:
-        """Settle, learn, choose, dispatch, once; if another process is at it, ask that one for another round."""
-        report = StepReport(busy=True)
-        while True:
-            epoch = self._take_lease()
-            if epoch is None:
-                self.store.request_step()
-                epoch = self._take_lease()
-                if epoch is None:
-                    return report
-            try:
-                self.store.clear_request()
-                report = self._step()
-            finally:
-                self.store.drop_lease(epoch)
-            if not self.store.step_requested():
-                return report
+    def rank(self) -> list[Choice]:
+        """The pending candidates in the order in which the policy would dispatch them now."""
+        return choosing.rank(dispatching.pool(self.store, self.costs(), self.config), self.policy, self.config)
 
-    def _take_lease(self) -> int | None:
-        """The lease, also where a process of this host died with it in its hands."""
-        host, me = socket.gethostname(), os.getpid()
-        holder, epoch = self.store.lease()
-        if holder and holder.startswith(f"{host}:") and not _is_alive(int(holder.rpartition(":")[2])):
-            self.store.drop_lease(epoch)
-        return self.store.take_lease(f"{host}:{me}")
-
-    def _step(self) -> StepReport:
-        self.dispatcher.reap(self.config.campaign)
-        self.store.ledger.reconcile()
-        self._resume_reserved()
-        settled = sum(self.settle(c) for c in self.store.candidates("running"))
-        if self.store.campaign()["state"] == "finished":
-            return StepReport(settled=settled, state="finished")
-        self.predict()
-        learning = self._learn_if_due(self.config.predictor.retrain_every)
-        dispatched = self._dispatch()
-        idle = not dispatched and not learning and not self.store.candidates(*IN_FLIGHT)
-        if idle:
-            # Nothing is out and nothing fits: learn from the last few results before giving up.
-            learning = bool(self.store.candidates("pending")) and self._learn_if_due(1)
-            if not learning:
-                self._close()
-        return StepReport(False, settled, dispatched, learning, self.store.campaign()["state"])
-
-    def _dispatch(self) -> int:
-        room = self.config.max_in_flight - len(self.store.candidates(*IN_FLIGHT))
-        available = self.store.ledger.totals().available_cpu_h
-        dispatched = 0
-        for rank, choice in enumerate(self.rank() if room > 0 else [], start=1):
-            if dispatched >= room or not choice.dispatch:
-                break
-            if choice.reserve_cpu_h <= available and self._reserve(choice, rank):
-                available -= choice.reserve_cpu_h
-                dispatched += 1
-        return dispatched
-
-    def _reserve(self, choice: Choice, rank: int) -> bool:
-        """Claim the candidate, set its cost aside, hand it to FireWorks; False if it does not fit the budget."""
-        c = choice.candidate
-        material_id, attempt = c["material_id"], c["attempts"] + 1
-        key = job_key(self.config.campaign, material_id, "rpa", attempt)
-        decision = {
-            **c["prediction"],
-            "policy": self.policy.name,
-            "rank": rank,
-            "reason": choice.reason,
-            "threshold": self.config.policy.threshold,
-            "cost_predicted_cpu_h": choice.cost_cpu_h,
-            "reserved_cpu_h": choice.reserve_cpu_h,
-            "audit_probability": 0.0,
-            "key": key,
-            "level": "rpa",
-            "attempt": attempt,
-            "time": now(),
-        }
-        if not self.store.move(material_id, ["pending"], "reserved", decision=decision, attempts=attempt):
-            return False
-        about = {"material_id": material_id, "level": "rpa", "attempt": attempt}
-        if not self.store.ledger.reserve(key, choice.reserve_cpu_h, **about):
-            self.store.move(material_id, ["reserved"], "pending", key=key, attempts=attempt - 1)
-            return False
-        self._submit(self.store.candidate(material_id))
-        return True
-
-    def _submit(self, c: Document) -> None:
-        decision = c["decision"]
-        job = Job(
-            campaign=self.config.campaign,
-            key=decision["key"],
-            material_id=c["material_id"],
-            formula=c["formula"],
-            structure=c["structure"],
-            level=decision["level"],
-            attempt=decision["attempt"],
-            engine=self.config.engine.model_dump(),
-            cores=self.config.cores_per_job,
-            time_limit_s=decision["reserved_cpu_h"] * 3600 / self.config.cores_per_job,
-            workdir=str(self.workdir(c)),
-        )
-        launch = self.dispatcher.submit(job)
-        if self.store.move(c["material_id"], ["reserved"], "running", key=decision["key"], fw_id=launch):
-            self.store.event(
-                "dispatched",
-                f"{c['formula']} ({c['material_id']}) to RPA: {decision['reason']}",
-                material_id=c["material_id"],
-                decision=decision,
-                fw_id=launch,
-            )
-
-    def _resume_reserved(self) -> None:
-        """Finish what a crash interrupted between claiming a candidate and submitting it."""
-        for c in self.store.candidates("reserved"):
-            if self.store.ledger.reserved(c["decision"]["key"]):
-                self._submit(c)
-            else:
-                self.store.move(
-                    c["material_id"], ["reserved"], "pending", key=c["decision"]["key"], attempts=c["attempts"] - 1
-                )
-
-    def workdir(self, c: Document) -> Path:
-        decision = c["decision"]
-        return self.config.folder / "calculations" / c["material_id"] / f"{decision['level']}-{decision['attempt']}"
+    def costs(self) -> CostModel:
+        """What a calculation costs, after what was settled so far."""
+        return choosing.learn_costs(self.store.settled(), self.engine.cost_log_sd)
 
     def settle(self, c: Document) -> bool:
         """Book what came of a running candidate, if anything has; whether it was booked by this call."""
-        if c["status"] not in IN_FLIGHT:
-            return False
-        outcome = self.dispatcher.outcome(c["decision"]["key"], self.workdir(c))
-        return outcome is not None and settling.book(self.store, c, outcome, self.config)
+        return settling.settle(self.store, c, self.dispatcher, self.config)
+
+    def workdir(self, c: Document) -> Path:
+        return dispatching.workdir(self.config, c["material_id"], c["decision"])
 
     def learn(self, key: str) -> str | None:
         """Fine-tune on all the campaign's labels; the new model's id, or None if ``key`` is no longer wanted."""
         return learning.learn(self.store, self.shelf, self.engine.settings_hash, key)
 
-    def _learn_if_due(self, every: int) -> bool:
-        """Send a fine-tuning job out once ``every`` results have come since the standing model; whether one is out."""
-        out = self.store.campaign()["learning"]
+    # -- the step ----------------------------------------------------------------------------------------------------
+
+    def step(self) -> StepReport:
+        """Settle, learn, choose, dispatch, once; if another process is at it, ask that one for another round."""
+        report = StepReport(busy=True)
+        while True:
+            epoch = self.store.lease.take()
+            if epoch is None:
+                self.store.request_step()
+                epoch = self.store.lease.take()
+                if epoch is None:
+                    return report
+            whole = False
+            try:
+                self.store.clear_request()
+                self._read_changes()
+                report = self._step(self.store.under(epoch))
+                whole = True
+            except LeaseLost:
+                # This one was late. What it left half done is the next one's to undo, so there has to be a next one.
+                continue
+            finally:
+                self.store.lease.drop(epoch, clean=whole)
+            if not self.store.step_requested():
+                return report
+
+    def _read_changes(self) -> None:
+        """Take over what was changed of the configuration meanwhile."""
+        stored = CampaignConfig.model_validate(self.store.campaign()["config"])
+        self.config = self.config.model_copy(update={key: getattr(stored, key) for key in CHANGEABLE})
+
+    def _step(self, store: Store) -> StepReport:
+        store.inherit()
+        self.dispatcher.reap(self.config.campaign)
+        store.ledger.reconcile()
+        dispatching.resume(store, self.config, self.dispatcher)
+        settled = sum(
+            settling.settle(store, c, self.dispatcher, self.config) for c in store.without_structure(*IN_FLIGHT)
+        )
+        settled += sum(settling.settle_strays(store, c, self.dispatcher, self.config) for c in store.awaited())
+        dispatched, is_learning = 0, False
+        match store.campaign()["state"]:
+            case "running":
+                dispatched, is_learning = self._go_on(store)
+            case "auditing":
+                dispatched = self._audit(store)
+        return StepReport(False, settled, dispatched, is_learning, store.campaign()["state"])
+
+    def _go_on(self, store: Store) -> tuple[int, bool]:
+        predicting.predict(store, self.shelf, self.config.policy.threshold)
+        pending = dispatching.pool(store, self.costs(), self.config)
+        available, in_flight = store.ledger.totals().available_cpu_h, store.count(*IN_FLIGHT)
+        looks.conclude(store, pending, self.config, available)
+        rule = closing.stop_rule(pending, self.config) or looks.reached(store, self.config)
+        is_learning = rule is None and self._learn_if_due(store, self.config.predictor.retrain_every)
+        choices: list[Choice] = []
+        dispatched, room = 0, self.config.max_in_flight - in_flight
+        if rule is None and room > 0:
+            looks.begin(store, pending, self.config, available)
+            n_before, look = store.campaign()["n_dispatched"], looks.standing(store)
+            choices = dispatching.choose(pending, self.policy, self.config, available, room, n_before, look)
+            dispatched = dispatching.dispatch(store, choices, self.config, self.dispatcher, self.policy.name)
+        if dispatched or is_learning or in_flight:
+            return dispatched, is_learning
+        if any(store.ledger.why_not(c.reserve_cpu_h) is None for c in choices):
+            # They could be paid: somebody changed something in between.
+            store.request_step()
+        elif rule is None and len(pending.documents) > 0 and self._learn_if_due(store, 1):
+            # Nothing is out and nothing fits: learn from the last few results before giving up.
+            return 0, True
+        else:
+            closing.begin(store, pending, self.policy, self.config, rule)
+            if store.campaign()["state"] == "auditing":
+                dispatched = self._audit(store)
+        return dispatched, False
+
+    def _audit(self, store: Store) -> int:
+        costs = self.costs()
+        if not store.campaign()["audit"]["frozen"]:
+            pending = dispatching.pool(store, costs, self.config)
+            closing.freeze(store, pending, costs, self.policy, self.config)
+        in_flight = store.count(*IN_FLIGHT)
+        choices = closing.to_audit(store, costs, self.config)
+        affordable = [c for c in choices if store.ledger.why_not(c.reserve_cpu_h, "audit") is None]
+        room = max(0, self.config.max_in_flight - in_flight)
+        dispatched = dispatching.dispatch(
+            store, affordable[:room], self.config, self.dispatcher, self.policy.name, purpose="audit"
+        )
+        if not dispatched and not in_flight:
+            if affordable:
+                store.request_step()
+            elif closing.conclude(store) and store.count("pending"):
+                # Something was added while the audit went on.
+                self.resume()
+                store.request_step()
+        return dispatched
+
+    def _learn_if_due(self, store: Store, every: int) -> bool:
+        """Send a fine-tuning job out once ``every`` results have come since the last; whether one is out."""
+        out = store.campaign()["learning"]
         if out is not None and self.dispatcher.learning_is_out(out):
             return True
-        if out is not None and self.store.fail_learning(out):
-            self.store.event("learning failed", f"fine-tuning {out} ended without a model; the standing one stays")
-        key = learning.due(self.store, self.engine.settings_hash, every)
-        if key is None or not self.store.begin_learning(key):
+        if out is not None and store.fail_learning(out):
+            store.event("learning failed", f"fine-tuning {out} ended without a model; the standing one stays")
+        key = learning.due(store, self.engine.settings_hash, every)
+        if key is None or not store.begin_learning(key):
             return False
         self.dispatcher.submit_learning(self.config.campaign, key)
         return True
-
-    def _close(self) -> None:
-        """Write down why each remaining candidate stays at IPA, and why the campaign ends."""
-        available = self.store.ledger.totals().available_cpu_h
-        choices = self.rank()
-        over = sum(choice.dispatch for choice in choices)
-        for choice in (c.over_budget(available) if c.dispatch else c for c in choices):
-            c = choice.candidate
-            decision = {
-                **c["prediction"],
-                "policy": self.policy.name,
-                "reason": choice.reason,
-                "threshold": self.config.policy.threshold,
-                "cost_predicted_cpu_h": choice.cost_cpu_h,
-                "audit_probability": 0.0,
-                "level": "ipa",
-                "time": now(),
-            }
-            self.store.move(c["material_id"], ["pending"], "skipped", decision=decision)
-        if over:
-            reason = f"budget: {available:.4f} CPU-h left, too little for any of {over} candidates still wanted at RPA"
-        else:
-            reason = f"pool: the policy '{self.policy.name}' wants no further candidate at RPA"
-        self.store.set_state("finished", reason)
-        self.store.event("finished", reason)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def job_key(campaign: str, material_id: str, level: str, attempt: int) -> str:
-    """The name of one attempt, the same whoever computes it."""
-    return hashlib.sha256("\0".join([campaign, material_id, level, str(attempt)]).encode()).hexdigest()[:24]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from selector.progress import progress
 from selector.report.record import CampaignRecord
 from selector.spectra import ENERGY_EV
 from selector.store import Document, Store, now
@@ -13,9 +14,8 @@ STATUS = {"reserved": "running"}
 
 def compile_record(store: Store) -> CampaignRecord:
     """Everything a report shows. Spectra are traces / 3 on 0-20 eV."""
-    candidates = store.candidates()
-    charged = store.ledger.charged()
-    decisions = [_decision_row(c, charged) for c in candidates]
+    candidates = list(store.without_structure())
+    decisions = _decision_rows(store, candidates)
     counts: dict[str, int] = {}
     for row in decisions:
         counts[row["status"]] = counts.get(row["status"], 0) + 1
@@ -25,10 +25,11 @@ def compile_record(store: Store) -> CampaignRecord:
         predictions=[_prediction_row(c) for c in candidates if c.get("decision", {}).get("level") == "rpa"],
         models=[
             {
-                **{k: m.get(k) for k in ("round", "model_id", "parent", "n_new_labels", "created")},
-                "oof_mae": _oof_mae(m),
+                **{k: m.get(k) for k in ("round", "model_id", "parent", "n_new_labels", "created", "gate")},
+                "accepted": m.get("accepted", True),
+                "oof_mae": m.get("metrics", {}).get("oof_mae"),
             }
-            for m in store.models()
+            for m in store.model_history()
         ],
         ledger=store.ledger.history(),
         spectra=_spectra(store, candidates),
@@ -36,10 +37,19 @@ def compile_record(store: Store) -> CampaignRecord:
     )
 
 
+def decision_rows(store: Store) -> list[dict[str, Any]]:
+    """One row for every candidate, rejected inputs included, under `selector.report.DECISION_COLUMNS`."""
+    return _decision_rows(store, list(store.without_structure()))
+
+
+def _decision_rows(store: Store, candidates: list[Document]) -> list[dict[str, Any]]:
+    charged = store.ledger.charged()
+    return [_decision_row(c, charged) for c in candidates]
+
+
 def _summary(store: Store, counts: dict[str, int]) -> dict[str, Any]:
     campaign, totals = store.campaign(), store.ledger.totals()
-    config = campaign["config"]
-    notes = [e["message"] for e in store.events() if e["kind"] == "uncalibrated"]
+    config, standing = campaign["config"], progress(store)
     return {
         "name": store.name,
         "state": campaign["state"],
@@ -52,11 +62,14 @@ def _summary(store: Store, counts: dict[str, int]) -> dict[str, Any]:
         "budget_cpu_h": totals.budget_cpu_h,
         "spent_cpu_h": totals.spent_cpu_h,
         "reserved_cpu_h": totals.reserved_cpu_h,
+        "audit_available_cpu_h": totals.audit_available_cpu_h,
+        "by_purpose": totals.by_purpose,
+        "by_stage": totals.by_stage,
         "n_candidates": sum(counts.values()),
         "counts": counts,
         "created": campaign["created"],
         "updated": now(),
-        "recorded_hash_note": notes[-1] if notes else None,
+        **{k: standing[k] for k in ("calibration", "bound", "updates", "errors")},
     }
 
 
@@ -78,6 +91,12 @@ def _decision_row(c: Document, charged: dict[str, float]) -> dict[str, Any]:
         "cost_predicted_cpu_h": decision.get("cost_predicted_cpu_h"),
         "cost_cpu_h": charged.get(c["material_id"]),
         "model_id": standing.get("model_id"),
+        "out_of_domain": standing.get("out_of_domain"),
+        "calibration": standing.get("calibration"),
+        "p_low": standing.get("p_low"),
+        **{k: decision.get(k) for k in ("policy", "purpose", "random_draw", "audit_probability", "attempt", "fw_id")},
+        "outcome": decision.get("outcome", {}).get("status"),
+        "by_hand": next((word for word in ("pinned", "vetoed") if c.get(word)), None),
     }
 
 
@@ -104,10 +123,6 @@ def _prediction_row(c: Document) -> dict[str, Any]:
         "sc_hi": d["sc_hi"],
         "sc_computed": c.get("sc_computed"),
     }
-
-
-def _oof_mae(model: Document) -> float | None:
-    return model.get("metrics", {}).get("oof_mae")
 
 
 def _spectra(store: Store, candidates: list[Document]) -> dict[str, dict[str, Any]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import date, datetime, time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from selector.errors import UsageError
 
@@ -44,10 +45,33 @@ class PredictorConfig(_Strict):
 
 
 class PolicyConfig(_Strict):
-    """How the next candidates are chosen; ``threshold`` is the SC[RPA; IPA] below which RPA is wanted."""
+    """How the next candidates are chosen; ``threshold`` is the SC[RPA; IPA] below which RPA is wanted.
 
-    name: str = "threshold"
+    ``diversity`` and ``value_floor`` are those of `selector.policies.ValuePerCost`. An expected error below 0.01 is
+    less than the settings of a calculation leave open (docs/engines.md, how SC depends on the settings).
+    ``random_share`` of the dispatches are drawn by lot, whatever the policy: on them intervals are measured.
+    """
+
+    name: str = "value_per_cost"
     threshold: float = Field(0.75, gt=0.0, le=1.0)
+    diversity: float = Field(0.3, ge=0.0, le=1.0)
+    value_floor: float = Field(0.01, ge=0.0, le=1.0)
+    random_share: float = Field(0.05, ge=0.0, le=1.0)
+
+
+class StopConfig(_Strict):
+    """What ends a campaign beside budget, pool and deadline.
+
+    ``value_floor``: the expected error per CPU-hour of the best that remains. ``bound``: the share of materials with SC
+    below the threshold among those without a result, once it is shown (`selector.looks`).
+    """
+
+    value_floor: float = Field(0.0, ge=0.0, allow_inf_nan=False)
+    bound: float | None = Field(None, gt=0.0, lt=1.0)
+
+
+CHANGEABLE = ("deadline", "max_in_flight")
+"""What may change in mid-campaign, each change an event; all else is settled when the campaign begins."""
 
 
 class CampaignConfig(_Strict):
@@ -60,6 +84,13 @@ class CampaignConfig(_Strict):
     engine: EngineConfig = EngineConfig()
     predictor: PredictorConfig = PredictorConfig()
     policy: PolicyConfig = PolicyConfig()
+    stop: StopConfig = StopConfig()
+    audit_fraction: float = Field(0.05, ge=0.0, lt=1.0)
+    budget_calculations: int | None = Field(None, ge=1)
+    caps_cpu_h: dict[Literal["ipa", "rpa", "learn"], Annotated[float, Field(gt=0.0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
+    deadline: AwareDatetime | None = None
     max_in_flight: int = Field(2, ge=1)
     max_attempts: int = Field(2, ge=1)
     cores_per_job: int = Field(1, ge=1)
@@ -70,6 +101,24 @@ class CampaignConfig(_Strict):
     @classmethod
     def _name_is_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) else value
+
+    @field_validator("deadline", mode="before")
+    @classmethod
+    def _local_time(cls, value: Any) -> Any:
+        """YAML's own dates and times; without a zone, this machine's."""
+        if isinstance(value, str):
+            try:
+                value = datetime.fromisoformat(value)
+            except ValueError:
+                return value
+        if isinstance(value, date) and not isinstance(value, datetime):
+            value = datetime.combine(value, time())
+        return value.astimezone() if isinstance(value, datetime) and value.tzinfo is None else value
+
+    def account(self) -> dict[str, Any]:
+        """What the ledger opens with, beside the budget."""
+        caps_n = {} if self.budget_calculations is None else {"rpa": self.budget_calculations}
+        return {"audit_fraction": self.audit_fraction, "caps_cpu_h": dict(self.caps_cpu_h), "caps_n": caps_n}
 
     def database_uri(self) -> str | None:
         """The MongoDB URI with the environment's variables filled in; None means the local database."""

@@ -1,56 +1,149 @@
 """What a calculation will cost: the engine's formula, corrected by what the ledger has seen.
 
-With ratios r = log(measured / estimated), the campaign's machine shifts every estimate by a common factor; materials
+With ratios r = log(used / estimated), the campaign's machine shifts every estimate by a common factor; materials
 scatter about it. Both are normal in the logarithm: the shift has a prior around one, the scatter a prior from the
-engine's own fit, and every settled calculation updates them (conjugate normal mean, scatter by pooled variance).
+engine's own fit, and every settled calculation updates them (conjugate normal mean, scatter by pooled variance). One
+that was stopped at its time limit is known to cost more than it used: it counts with what it would have used, given
+that (expectation maximisation; Dempster, Laird and Rubin, J. R. Stat. Soc. B 39, 1 (1977)).
+
+There is a model for each purpose, IPA alone and RPA: a machine may be slower at one than at the other.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
+
+Array = NDArray[np.float64]
 
 SHIFT_PRIOR_SD = 1.0
 """Machines differ, and a busy one is slower still: a factor of e either way is one standard deviation."""
 SCATTER_PRIOR_WEIGHT = 10
 """The engine's own scatter counts as much as this many settled calculations."""
+MIN_SCATTER = 0.01
+MAX_ROUNDS, TOLERANCE = 200, 1e-6
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A settled calculation, CPU-hours; one that is not ``finished`` was stopped at its time limit."""
+
+    estimate_cpu_h: float
+    used_cpu_h: float
+    finished: bool = True
+
+
+@dataclass(frozen=True)
+class CostError:
+    """How far n finished calculations were from predictions, each made by a model of the others.
+
+    Attributes
+    ----------
+    n : finished calculations
+    median_abs_log : median of |log(used / predicted)|; 0.1 is about 10 %
+    inside : how many lay in their 90 % interval
+    """
+
+    n: int
+    median_abs_log: float
+    inside: int
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Log-normal costs: median factor ``exp(shift)`` on the engine's estimate.
+    """Log-normal costs of one purpose: median factor ``exp(shift)`` on the engine's estimate.
 
     Attributes
     ----------
     shift, shift_sd : mean and standard deviation of the common log factor
     scatter : standard deviation of log cost from material to material
+    finished, stopped : log(used / estimated) of the calculations learned from; the stopped ones completed
+    engine_log_sd : scatter of the engine's own fit
     """
 
     shift: float
     shift_sd: float
     scatter: float
+    finished: tuple[float, ...]
+    stopped: _Moments
+    engine_log_sd: float
 
     @classmethod
-    def learn(cls, measured_cpu_h: list[float], estimated_cpu_h: list[float], engine_log_sd: float) -> CostModel:
-        """From the settled calculations of a campaign (both lists in CPU-hours, possibly empty)."""
-        pairs = [(m, e) for m, e in zip(measured_cpu_h, estimated_cpu_h, strict=True) if m > 0.0 and e > 0.0]
-        ratios = np.log([m / e for m, e in pairs]) if pairs else np.empty(0)
-        n = len(ratios)
-        residual = float(((ratios - ratios.mean()) ** 2).sum()) if n > 1 else 0.0
-        freedom = SCATTER_PRIOR_WEIGHT + max(n - 1, 0)
-        scatter = math.sqrt((SCATTER_PRIOR_WEIGHT * engine_log_sd**2 + residual) / freedom)
-        precision = 1 / SHIFT_PRIOR_SD**2 + n / scatter**2
-        return cls(float(ratios.sum()) / scatter**2 / precision, precision**-0.5, scatter)
+    def learn(cls, settled: Iterable[Settled], engine_log_sd: float) -> CostModel:
+        """From the settled calculations of one purpose, possibly none; what has no cost or estimate is left out."""
+        usable = [s for s in settled if s.estimate_cpu_h > 0.0 and 0.0 < s.used_cpu_h < math.inf]
+        finished, limits = (
+            np.log([s.used_cpu_h / s.estimate_cpu_h for s in usable if s.finished == f]) for f in (True, False)
+        )
+        known, stopped = _Moments.of(finished), _Moments.of(limits)
+        shift, shift_sd, scatter = _posterior(known + stopped, engine_log_sd)
+        for _ in range(MAX_ROUNDS if len(limits) else 0):
+            before, stopped = shift, _beyond(limits, shift, scatter)
+            shift, shift_sd, scatter = _posterior(known + stopped, engine_log_sd)
+            if abs(shift - before) < TOLERANCE:
+                break
+        return cls(float(shift), float(shift_sd), float(scatter), tuple(finished.tolist()), stopped, engine_log_sd)
 
-    def predict(self, estimate_cpu_h: NDArray[np.float64]) -> NDArray[np.float64]:
+    def predict(self, estimate_cpu_h: ArrayLike) -> Array:
         """Median cost, CPU-hours, of materials with these estimates (n,)."""
-        return np.asarray(estimate_cpu_h * math.exp(self.shift))
+        return np.asarray(estimate_cpu_h, dtype=float) * math.exp(self.shift)
 
-    def reserve(self, estimate_cpu_h: NDArray[np.float64], quantile: float) -> NDArray[np.float64]:
-        """The cost, CPU-hours, that is not exceeded with this probability."""
+    def reserve(self, estimate_cpu_h: ArrayLike, quantile: float) -> Array:
+        """The cost, CPU-hours, (n,), that is not exceeded with this probability."""
         spread = math.hypot(self.shift_sd, self.scatter)
         return self.predict(estimate_cpu_h) * math.exp(norm.ppf(quantile) * spread)
+
+    def interval(self, estimate_cpu_h: ArrayLike, coverage: float = 0.9) -> tuple[Array, Array]:
+        """The costs, CPU-hours, each (n,), between which a calculation ends with this probability."""
+        lo, hi = ((1 - coverage) / 2, (1 + coverage) / 2)
+        return self.reserve(estimate_cpu_h, lo), self.reserve(estimate_cpu_h, hi)
+
+    def error(self) -> CostError | None:
+        """How well finished calculations are predicted, each by a model of the others; None if none has finished."""
+        if not self.finished:
+            return None
+        ratios = np.array(self.finished)
+        others = _Moments.of(ratios) + self.stopped + _Moments(-1, -ratios, -(ratios**2))
+        shift, shift_sd, scatter = _posterior(others, self.engine_log_sd)
+        off = np.abs(ratios - shift)
+        inside = off <= norm.ppf(0.95) * np.hypot(shift_sd, scatter)
+        return CostError(len(ratios), float(np.median(off)), int(inside.sum()))
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Number, sum and sum of squares of log ratios: all that a posterior asks of them."""
+
+    n: int
+    total: ArrayLike
+    squares: ArrayLike
+
+    @classmethod
+    def of(cls, ratios: Array) -> _Moments:
+        return cls(len(ratios), float(ratios.sum()), float((ratios**2).sum()))
+
+    def __add__(self, other: _Moments) -> _Moments:
+        return _Moments(self.n + other.n, np.add(self.total, other.total), np.add(self.squares, other.squares))
+
+
+def _posterior(seen: _Moments, engine_log_sd: float) -> tuple[Array, Array, Array]:
+    """Mean and standard deviation of the shift, and the scatter, of whatever shape the moments are."""
+    total, squares = np.asarray(seen.total, dtype=float), np.asarray(seen.squares, dtype=float)
+    residual = np.maximum(squares - total**2 / max(seen.n, 1), 0.0)
+    freedom = SCATTER_PRIOR_WEIGHT + max(seen.n - 1, 0)
+    variance = np.maximum((SCATTER_PRIOR_WEIGHT * engine_log_sd**2 + residual) / freedom, MIN_SCATTER**2)
+    precision = 1 / SHIFT_PRIOR_SD**2 + seen.n / variance
+    return total / variance / precision, precision**-0.5, np.sqrt(variance)
+
+
+def _beyond(limits: Array, shift: Array, scatter: Array) -> _Moments:
+    """Expected moments of log ratios that are known to exceed ``limits``, were they normal."""
+    z = (limits - shift) / scatter
+    hazard = np.exp(norm.logpdf(z) - norm.logsf(z))
+    mean = shift + scatter * hazard
+    return _Moments(len(limits), float(mean.sum()), float((mean**2 + scatter**2 * (1 - hazard * (hazard - z))).sum()))

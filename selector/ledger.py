@@ -1,179 +1,236 @@
 """CPU-hours: reserved before a calculation starts, settled when it ends, never overspent.
 
-The totals and every open reservation stand in one document, the campaign's, so that each change is one atomic update;
-the ``ledger`` collection holds a document per reservation, the account's history. Amounts are whole CPU-milliseconds:
-sums are exact.
+The totals and every open reservation stand in one document, the campaign's (`selector.account`), so that each change is
+one atomic update with its conditions in the query. Each is written into the history (`selector.reservations`) before
+and after it: `Ledger.reconcile` finishes what a crash cut short.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import Any
 
 from pymongo import ReturnDocument
 from pymongo.database import Database
-from pymongo.errors import DuplicateKeyError
 
+from selector import account as books
+from selector.account import Totals, check
+from selector.amounts import MS_PER_CPU_H, plain_name, split_ms, to_ms
 from selector.errors import SelectorError
+from selector.reservations import UNSETTLED, Entry, Reservations
 
-MS_PER_CPU_H = 3_600_000
+__all__ = ["MS_PER_CPU_H", "Ledger", "Totals", "check"]
 
-
-@dataclass(frozen=True)
-class Totals:
-    """CPU-hours; ``budget = spent + reserved + available`` at every moment."""
-
-    budget_cpu_h: float
-    spent_cpu_h: float
-    reserved_cpu_h: float
-    available_cpu_h: float
+_ACCOUNT = {f"ledger.{name}": 1 for name in books.FIELDS}
+_SUMS = {"ledger.spent_ms": 1, "ledger.reserved_ms": 1}
 
 
 class Ledger:
     """The account of one campaign."""
 
+    opening = staticmethod(books.opening)
+
     def __init__(self, db: Database[Any], campaign: str) -> None:
         self._campaigns = db["campaigns"]
-        self._history = db["ledger"]
         self._campaign = campaign
-
-    @staticmethod
-    def opening(budget_cpu_h: float) -> dict[str, Any]:
-        """The account as it stands in a new campaign's document."""
-        budget_ms = int(budget_cpu_h * MS_PER_CPU_H)
-        return {"budget_ms": budget_ms, "available_ms": budget_ms, "reserved_ms": 0, "spent_ms": 0, "open": {}}
+        self._reservations = Reservations(db, campaign)
 
     def totals(self) -> Totals:
-        document = self._campaigns.find_one({"_id": self._campaign}, {"ledger": 1})
-        if document is None:
-            raise SelectorError(f"campaign '{self._campaign}' does not exist; create it with `selector init`")
-        return _totals(document["ledger"])
+        """The account in CPU-hours, by purpose and by stage too."""
+        return books.totals(self._account())
 
-    def reserve(self, key: str, cpu_h: float, **about: Any) -> bool:
-        """Set ``cpu_h`` aside under ``key``; False if that exceeds what is available. A key is reserved once, ever."""
-        if not cpu_h > 0.0:
-            raise ValueError(f"a reservation must be positive, not {cpu_h}")
-        amount = max(1, round(cpu_h * MS_PER_CPU_H))
-        entry = {"_id": key, "campaign": self._campaign, "state": "reserving", "reserved_ms": amount, **about}
-        try:
-            self._history.insert_one(entry)
-        except DuplicateKeyError:
-            before = self._history.find_one({"_id": key})
-            if before is None or before["state"] != "reserving":
-                return before is not None and before["state"] == "reserved"
-            if not self._is_open(key):
-                # A crash came between the history and the account: what is asked for now is what counts.
-                self._history.update_one({"_id": key, "state": "reserving"}, {"$set": {"reserved_ms": amount}})
-        document = self._campaigns.find_one_and_update(
-            {"_id": self._campaign, f"ledger.open.{key}": {"$exists": False}, "ledger.available_ms": {"$gte": amount}},
-            {
-                "$inc": {"ledger.available_ms": -amount, "ledger.reserved_ms": amount},
-                "$set": {f"ledger.open.{key}": amount},
-            },
-            return_document=ReturnDocument.AFTER,
-        )
-        if document is None and not self._is_open(key):
-            self._history.delete_one({"_id": key, "state": "reserving"})
-            return False
-        self._note(key, ["reserving"], "reserved", document)
-        return True
+    def why_not(self, cpu_h: float, purpose: str = "rpa") -> str | None:
+        """Why a reservation would be refused now (budget, audit's share, cap), in words; None if it would not be."""
+        ms = to_ms(cpu_h, "reservation", zero=False)
+        return books.refusal(self._account(), ms, _known(purpose))
 
-    def settle(self, key: str, cpu_h: float) -> float:
+    # -- reserve, settle ---------------------------------------------------------------------------------------------
+
+    def reserve(self, key: str, cpu_h: float, *, purpose: str = "rpa", **about: Any) -> bool:
+        """Set ``cpu_h`` aside under ``key``; a key is reserved once, ever.
+
+        Parameters
+        ----------
+        key : letters, digits, hyphens and underscores
+        cpu_h : CPU-hours, above zero
+        purpose : "rpa", "ipa" and "learn" draw on the budget; "audit", and nothing else, on the audit's share
+        about : kept with the reservation (material_id, level, attempt ...)
+
+        Returns
+        -------
+        Whether ``key`` is reserved; False if that exceeds what is available or a cap, or if ``key`` is settled already.
+
+        Raises
+        ------
+        SelectorError
+            The amount is not above zero and finite, ``key`` is no plain name, or there is no such purpose.
+        """
+        ms = to_ms(cpu_h, f"reservation {key}", zero=False)
+        return self._open(key, "reserving", ms, purpose, about)
+
+    def settle(self, key: str, cpu_h: float, stages: Mapping[str, float] | None = None) -> float:
         """Charge what was used, at most what was reserved, and give the rest back; the CPU-hours charged.
 
-        Settling again changes nothing.
+        ``stages`` (name -> CPU-hours) tells what the charge went into. Settling again changes nothing.
+
+        Raises
+        ------
+        SelectorError
+            ``key`` is not reserved, or an amount is negative or not finite.
         """
-        entry = self._history.find_one({"_id": key})
-        if entry is None:
-            raise SelectorError(f"campaign '{self._campaign}': the ledger has no reservation {key}")
-        if entry["state"] in ("reserving", "reserved"):
-            charge = min(max(0, round(cpu_h * MS_PER_CPU_H)), entry["reserved_ms"])
-            # The charge is written down first: a crash after this line settles by the same figure.
-            entry = self._history.find_one_and_update(
-                {"_id": key, "state": {"$in": ["reserving", "reserved"]}},
-                {"$set": {"state": "settling", "charged_ms": charge, "used_ms": round(cpu_h * MS_PER_CPU_H)}},
-                return_document=ReturnDocument.AFTER,
-            ) or self._history.find_one({"_id": key})
-        assert entry is not None
-        if entry["state"] == "settling":
-            self._close(entry)
-        return entry["charged_ms"] / MS_PER_CPU_H
+        return self._settle(key, to_ms(cpu_h, f"settlement of {key}"), stages)
 
     def refund(self, key: str) -> None:
         """Give a whole reservation back: its calculation never started."""
-        self.settle(key, 0.0)
+        self._settle(key, 0)
 
     def charge_in_full(self, key: str) -> float:
         """Charge a whole reservation: its calculation vanished, and nobody knows what it used."""
-        entry = self._history.find_one({"_id": key})
-        return self.settle(key, (entry["reserved_ms"] if entry else 0) / MS_PER_CPU_H)
+        return self._settle(key, None)
+
+    def book(self, key: str, cpu_h: float, purpose: str = "learn", **about: Any) -> float:
+        """Charge a cost that has arisen already, once per key; the CPU-hours charged.
+
+        That is less than ``cpu_h`` where the budget or a cap has less left: they are never exceeded.
+
+        Raises
+        ------
+        SelectorError
+            The amount is negative or not finite, ``key`` is no plain name, or there is no such purpose.
+        """
+        ms = to_ms(cpu_h, f"booking {key}")
+        self._open(key, "booking", ms, purpose, {**about, "used_ms": ms})
+        return self._settle(key, ms)
 
     def reserved(self, key: str) -> bool:
         """Whether ``key`` is an open reservation."""
-        return self._is_open(key)
+        return books.opened(self._account(key), key) is not None
 
     def reconcile(self) -> None:
-        """Finish what a crash interrupted between the account and its history."""
-        for entry in self._history.find({"campaign": self._campaign, "state": "settling"}):
-            self._close(entry)
+        """Finish what a crash interrupted between the account and its history; check that the account adds up.
+
+        A reservation that had not reached the account stays as it is: it holds nothing, and may be made again.
+
+        Raises
+        ------
+        SelectorError
+            The account does not add up.
+        """
+        for entry in self._reservations.unfinished():
+            key, state = entry["_id"], entry["state"]
+            if state == "settling":
+                self._close(entry)
+            elif state == "booking":
+                self._open(key, state, entry["used_ms"], entry["purpose"], {})
+                self._settle(key, entry["used_ms"])
+            elif opened := books.opened(account := self._account(key), key):
+                self._reservations.note(key, "reserving", "reserved", account, **opened)
+        check(self._document({"ledger": 1}))
+
+    # -- the budget --------------------------------------------------------------------------------------------------
+
+    def add_budget(self, cpu_h: float) -> None:
+        """Enlarge the budget, and the audit's share with it.
+
+        Raises
+        ------
+        SelectorError
+            ``cpu_h`` is not above zero and finite.
+        """
+        ms = to_ms(cpu_h, "budget", zero=False)
+        audit = round(ms * self._account().get("audit_fraction", 0.0))
+        change = {"ledger.budget_ms": ms, "ledger.available_ms": ms - audit, "ledger.audit_available_ms": audit}
+        self._campaigns.update_one({"_id": self._campaign}, {"$inc": change})
+
+    def release_audit(self) -> float:
+        """Let everything draw on what the audit's share has left; the CPU-hours released."""
+        while left := self._account().get("audit_available_ms", 0):
+            change = {"ledger.audit_available_ms": -left, "ledger.available_ms": left}
+            if self._change({"ledger.audit_available_ms": left}, {"$inc": change}):
+                break
+        return float(left / MS_PER_CPU_H)
+
+    # -- the history -------------------------------------------------------------------------------------------------
 
     def charged(self) -> dict[str, float]:
         """CPU-hours charged so far per material_id, all attempts together."""
-        sums: dict[str, int] = {}
-        for entry in self._history.find({"campaign": self._campaign, "charged_ms": {"$exists": True}}):
-            material_id = entry.get("material_id")
-            sums[material_id] = sums.get(material_id, 0) + entry["charged_ms"]
-        return {material_id: ms / MS_PER_CPU_H for material_id, ms in sums.items()}
+        return self._reservations.charged()
 
     def history(self) -> list[dict[str, Any]]:
-        """Every change in order: time, event, material_id, cpu_h, and the totals after it (CPU-hours)."""
-        rows = []
-        for entry in self._history.find({"campaign": self._campaign}):
-            for state, event, amount in (("reserved", "reserve", "reserved_ms"), ("settled", "settle", "charged_ms")):
-                if f"{state}_at" in entry:
-                    rows.append(
-                        {
-                            "time": entry[f"{state}_at"],
-                            "event": event,
-                            "material_id": entry.get("material_id"),
-                            "cpu_h": entry[amount] / MS_PER_CPU_H,
-                            "spent_cpu_h": entry[f"{state}_totals"]["spent_ms"] / MS_PER_CPU_H,
-                            "reserved_cpu_h": entry[f"{state}_totals"]["reserved_ms"] / MS_PER_CPU_H,
-                        }
-                    )
-        return sorted(rows, key=lambda row: row["time"])
+        """Every change in order: time, event, purpose, material_id, cpu_h, and the totals after it (CPU-hours)."""
+        return self._reservations.events()
 
-    def _close(self, entry: dict[str, Any]) -> None:
-        reserved, charge, key = entry["reserved_ms"], entry["charged_ms"], entry["_id"]
-        document = self._campaigns.find_one_and_update(
-            {"_id": self._campaign, f"ledger.open.{key}": {"$exists": True}},
-            {
-                "$inc": {
-                    "ledger.available_ms": reserved - charge,
-                    "ledger.reserved_ms": -reserved,
-                    "ledger.spent_ms": charge,
-                },
-                "$unset": {f"ledger.open.{key}": ""},
-            },
-            return_document=ReturnDocument.AFTER,
+    # -- one reservation ---------------------------------------------------------------------------------------------
+
+    def _open(self, key: str, state: str, wanted_ms: int, purpose: str, about: Mapping[str, Any]) -> bool:
+        """Make the reservation, announced as ``state``; a booking takes what there is."""
+        plain_name(key, "reservation")
+        about = {**about, "purpose": _known(purpose)}
+        while True:
+            # The account is read before the history: what the history does not call closed then, is not closed now.
+            account = self._account(key)
+            opened = books.opened(account, key)
+            ms = min(wanted_ms, books.room_ms(account, purpose)) if state == "booking" else wanted_ms
+            if opened is None and books.refusal(account, ms, purpose):
+                return False
+            found = self._reservations.announce(key, state, {**about, "reserved_ms": ms})
+            if found != state:
+                return found == "reserved"
+            after = account if opened else self._change(*books.reservation(account, key, ms, purpose))
+            if after is not None:
+                opened = opened or {"reserved_ms": ms, "purpose": purpose}
+                self._reservations.note(key, "reserving", "reserved", after, **opened)
+                return True
+
+    def _settle(self, key: str, used_ms: int | None, stages: Mapping[str, float] | None = None) -> float:
+        """Charge ``used_ms``, or the whole reservation where that is None."""
+        entry = self._reservations[key]
+        if entry["state"] in UNSETTLED:
+            entry = self._begin_settling(key, used_ms, stages)
+        if entry["state"] == "settling":
+            self._close(entry)
+        return float(entry["charged_ms"] / MS_PER_CPU_H)
+
+    def _begin_settling(self, key: str, used_ms: int | None, stages: Mapping[str, float] | None) -> Entry:
+        account = self._account(key)
+        opened = books.opened(account, key)
+        if opened is None:
+            entry = self._reservations[key]
+            if entry["state"] in UNSETTLED:
+                raise SelectorError(f"campaign '{self._campaign}': reservation {key} was never made; nothing to settle")
+            return entry
+        self._reservations.note(key, "reserving", "reserved", account, **opened)
+        charged = opened["reserved_ms"] if used_ms is None else min(used_ms, opened["reserved_ms"])
+        used = {} if used_ms is None else {"used_ms": used_ms}
+        charge = {**opened, **used, "charged_ms": charged, "stages_ms": split_ms(charged, stages)}
+        return self._reservations.begin_settling(key, charge)
+
+    def _close(self, entry: Entry) -> None:
+        after = self._change(*books.closing(entry)) or self._account()
+        self._reservations.note(entry["_id"], "settling", "settled", after)
+
+    # -- the account -------------------------------------------------------------------------------------------------
+
+    def _account(self, key: str | None = None) -> dict[str, Any]:
+        """The account but for its open reservations, of which only ``key`` is read."""
+        account: dict[str, Any] = self._document(_ACCOUNT | ({f"ledger.open.{key}": 1} if key else {}))["ledger"]
+        return account
+
+    def _document(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        document: dict[str, Any] | None = self._campaigns.find_one({"_id": self._campaign}, fields)
+        if document is None:
+            raise SelectorError(f"campaign '{self._campaign}' does not exist; create it with `selector init`")
+        return document
+
+    def _change(self, query: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Change the account if it meets ``query``; its sums after that, or None."""
+        document: dict[str, Any] | None = self._campaigns.find_one_and_update(
+            {"_id": self._campaign, **query}, update, projection=_SUMS, return_document=ReturnDocument.AFTER
         )
-        self._note(key, ["settling"], "settled", document)
-
-    def _note(self, key: str, states: list[str], state: str, document: dict[str, Any] | None) -> None:
-        document = document or self._campaigns.find_one({"_id": self._campaign}, {"ledger": 1})
-        assert document is not None
-        totals = {k: document["ledger"][k] for k in ("spent_ms", "reserved_ms")}
-        now = datetime.now(UTC).isoformat()
-        self._history.update_one(
-            {"_id": key, "state": {"$in": states}},
-            {"$set": {"state": state, f"{state}_at": now, f"{state}_totals": totals}},
-        )
-
-    def _is_open(self, key: str) -> bool:
-        query = {"_id": self._campaign, f"ledger.open.{key}": {"$exists": True}}
-        return self._campaigns.find_one(query, {"_id": 1}) is not None
+        return document["ledger"] if document else None
 
 
-def _totals(ledger: dict[str, Any]) -> Totals:
-    return Totals(*(ledger[f"{k}_ms"] / MS_PER_CPU_H for k in ("budget", "spent", "reserved", "available")))
+def _known(purpose: str) -> str:
+    if purpose not in books.PURPOSES:
+        raise SelectorError(f"'{purpose}' is no purpose of the ledger; use one of {', '.join(books.PURPOSES)}")
+    return purpose

@@ -48,23 +48,31 @@ class Failure:
 
 
 class Prediction(Protocol):
-    """SC[RPA; IPA] of n crystals: mean, spread (n,), whether each lies outside what was learned from."""
+    """SC[RPA; IPA] of n crystals: mean, spread (n,), latent vectors (n, d), whether each is unlike what was learned."""
 
     @property
     def mean(self) -> NDArray[np.float64]: ...
     @property
     def spread(self) -> NDArray[np.float64]: ...
     @property
+    def latent(self) -> NDArray[np.float64]: ...
+    @property
     def out_of_domain(self) -> NDArray[np.bool_]: ...
 
 
 class Predictor(Protocol):
-    """A trained model; ``scores`` are held-out |error| / spread, from which intervals are made."""
+    """A trained model; ``scores`` are held-out |error| / spread, from which intervals are made.
+
+    ``held_out``: what models like it say of the labels it learned from, each having learned of other formulas alone;
+    the labels it was given last stand at the end. None for a model that was read from a file.
+    """
 
     @property
     def model_id(self) -> str: ...
     @property
     def scores(self) -> NDArray[np.float64]: ...
+    @property
+    def held_out(self) -> NDArray[np.float64] | None: ...
     @property
     def card(self) -> dict[str, Any]: ...
     def predict(self, structures: Sequence[Structure]) -> Prediction: ...
@@ -86,6 +94,8 @@ class CostEngine(Protocol):
 
     cost_log_sd: float
 
+    @property
+    def label_engine(self) -> str: ...
     @property
     def settings_hash(self) -> str: ...
     def check(self, structure: Structure) -> None: ...

@@ -1,6 +1,8 @@
 """What came of a calculation, booked: spectra, label, ledger, status, in that order.
 
-Each write is idempotent and the status comes last, so that a booking cut short is finished by the next one.
+Each write is idempotent and the status comes last, so that a booking cut short is finished by the next one. An attempt
+that was given up as lost may yet return, and so may one whose candidate was settled by such a return: *strays*. Their
+cost is booked either way; a result is taken if there is none yet.
 """
 
 from __future__ import annotations
@@ -8,16 +10,48 @@ from __future__ import annotations
 from typing import Any
 
 from selector.config import CampaignConfig
-from selector.protocols import Failure, Result
+from selector.dispatching import given_up, workdir
+from selector.protocols import Dispatcher, Failure, Result
 from selector.spectra import ENERGY_EV, mae, mse, similarity
-from selector.store import IN_FLIGHT, Document, Store
+from selector.store import IN_FLIGHT, Document, Store, now
+
+PREDICTED = ("sc_mean", "sc_std", "sc_lo", "sc_hi", "model_id", "calibration")
+OPEN = ("pending", "failed", "skipped", *IN_FLIGHT)
+"""The states of a candidate without a result."""
+VANISHED = "Vanished"
+STAGES = {"scf": "ground_state", "spin": "ground_state", "bands": "ground_state", "response": "rpa"}
+"""A worker's stages in the ledger's words; the response is computed for both levels at once."""
+SHIPPED = ("scf", "bands", "response")
+"""The stages of the labels that ship, which give their times in this order."""
 
 
-def book(store: Store, c: Document, outcome: Result | Failure, config: CampaignConfig) -> bool:
-    """Book the outcome of candidate ``c``'s present attempt; whether this call did it."""
+def settle(store: Store, c: Document, dispatcher: Dispatcher, config: CampaignConfig) -> bool:
+    """Book what came of the present attempt of candidate ``c``, if anything has; whether this call did it."""
+    if c["status"] not in IN_FLIGHT:
+        return False
+    decision = c["decision"]
+    outcome = dispatcher.outcome(decision["key"], workdir(config, c["material_id"], decision))
     if isinstance(outcome, Result):
-        return _book_result(store, c, outcome.calculation, config)
-    return _book_failure(store, c, outcome, config)
+        return _book_result(store, c, decision, outcome.calculation, config)
+    return outcome is not None and _book_failure(store, c, outcome, config)
+
+
+def settle_strays(store: Store, c: Document, dispatcher: Dispatcher, config: CampaignConfig) -> int:
+    """Book what came late of earlier attempts of candidate ``c``; how many results were taken."""
+    strays, taken = c["strays"], 0
+    awaited = []
+    for decision in strays:
+        key = decision["key"]
+        outcome = dispatcher.outcome(key, workdir(config, c["material_id"], decision))
+        if isinstance(outcome, Result):
+            taken += _book_late_result(store, c["material_id"], decision, outcome.calculation, config)
+        elif outcome is not None and store.ledger.reserved(key):
+            _charge(store, key, outcome, config)
+        elif outcome is None or (outcome.wall_s is None and c["status"] in OPEN):
+            awaited.append(decision)
+    if len(awaited) < len(strays):
+        store.set_strays(c["material_id"], strays, awaited)
+    return taken
 
 
 def label(calculation: Any) -> Document:
@@ -32,34 +66,70 @@ def label(calculation: Any) -> Document:
     }
 
 
-def _book_result(store: Store, c: Document, calculation: Any, config: CampaignConfig) -> bool:
-    found, key = label(calculation), c["decision"]["key"]
-    used_cpu_h = calculation.wall_s * config.cores_per_job / 3600
-    store.save_result(c["material_id"], calculation, found)
-    store.ledger.settle(key, used_cpu_h)
-    fields = {"sc_computed": found["sc"], "used_cpu_h": used_cpu_h, "gap_ev": calculation.gap_ev, "reason_code": None}
-    if not store.move(c["material_id"], IN_FLIGHT, "done", key=key, **fields):
+def _book_result(
+    store: Store, c: Document, decision: Document, calculation: Any, config: CampaignConfig, late: bool = False
+) -> bool:
+    """Take a result of the attempt that ``decision`` sent out: the candidate's present one, or a late one."""
+    found, material_id = label(calculation), c["material_id"]
+    present = c["decision"]
+    # Beside the label stands what was predicted before: coverage is measured on such pairs (selector.recalibration).
+    said = {k: decision.get(k) for k in PREDICTED}
+    about = {"prediction": said, "random_draw": bool(decision.get("random_draw")), "purpose": decision.get("purpose")}
+    store.save_result(material_id, calculation, found | about)
+    used_cpu_h = _charge_result(store, decision, calculation, config)
+    outcome = {"status": "done", "sc": found["sc"], "cpu_h": used_cpu_h, "late": late, "time": now()}
+    fields: Document = {
+        "sc_computed": found["sc"],
+        "used_cpu_h": used_cpu_h,
+        "gap_ev": calculation.gap_ev,
+        "reason_code": None,
+        "decision": {**decision, "fw_id": decision.get("fw_id", c.get("fw_id")), "outcome": outcome},
+    }
+    push: Document = {}
+    if late:
+        push["history"] = present
+        if c["status"] in IN_FLIGHT:
+            push["strays"], fields["awaited"] = present, True
+    before = [c["status"]] if late else IN_FLIGHT
+    if not store.move(material_id, before, "done", key=present.get("key"), push=push, **fields):
         return False
-    message = f"{c['formula']} ({c['material_id']}): SC[RPA; IPA] = {found['sc']:.3f}"
-    store.event("recorded", message, material_id=c["material_id"], sc=found["sc"], cpu_h=used_cpu_h)
+    message = f"{c['formula']} ({material_id}): SC[RPA; IPA] = {found['sc']:.3f}" + ("; it came late" if late else "")
+    store.event("recorded", message, material_id=material_id, sc=found["sc"], cpu_h=used_cpu_h)
     return True
 
 
+def _book_late_result(
+    store: Store, material_id: str, decision: Document, calculation: Any, config: CampaignConfig
+) -> bool:
+    c = store.candidate(material_id)
+    while c["status"] in OPEN:
+        if _book_result(store, c, decision, calculation, config, late=True):
+            return True
+        c = store.candidate(material_id)
+    _charge_result(store, decision, calculation, config)
+    return False
+
+
 def _book_failure(store: Store, c: Document, failure: Failure, config: CampaignConfig) -> bool:
-    key = c["decision"]["key"]
-    if failure.wall_s is None:
-        store.ledger.charge_in_full(key)
-    else:
-        store.ledger.settle(key, failure.wall_s * config.cores_per_job / 3600)
+    decision = c["decision"]
+    key = decision["key"]
+    charged = _charge(store, key, failure, config)
     failures = c.get("failures", 0) + (not failure.interrupted)
     again = failure.interrupted or (failure.retry and failures < config.max_attempts)
-    fields: Document = {"failures": failures, "reason_code": failure.reason, "message": failure.message}
+    outcome = {"status": failure.reason, "message": failure.message, "cpu_h": charged, "again": again, "time": now()}
+    fields: Document = {
+        "failures": failures,
+        "reason_code": failure.reason,
+        "message": failure.message,
+        "decision.outcome": outcome,
+    }
+    push: Document = {}
     if failure.reason == "TimedOut" and failure.wall_s is not None:
-        fields |= {
-            "used_cpu_h": failure.wall_s * config.cores_per_job / 3600,
-            "timed_out_cpu_h": c["decision"]["reserved_cpu_h"],
-        }
-    if not store.move(c["material_id"], IN_FLIGHT, "pending" if again else "failed", key=key, **fields):
+        fields |= {"used_cpu_h": charged, "timed_out_cpu_h": decision["reserved_cpu_h"]}
+    if failure.reason == VANISHED:
+        push["strays"], fields["awaited"] = {**decision, "outcome": outcome}, True
+    after = given_up(decision) if again else "failed"
+    if not store.move(c["material_id"], IN_FLIGHT, after, key=key, push=push, **fields):
         return False
     message = f"{c['formula']} ({c['material_id']}): {failure.reason}: {failure.message}"
     store.event(
@@ -69,3 +139,30 @@ def _book_failure(store: Store, c: Document, failure: Failure, config: CampaignC
         reason=failure.reason,
     )
     return True
+
+
+def _charge(store: Store, key: str, failure: Failure, config: CampaignConfig) -> float:
+    """CPU-hours: what it used, or its whole reservation where nobody knows."""
+    if failure.wall_s is None:
+        return store.ledger.charge_in_full(key)
+    return store.ledger.settle(key, failure.wall_s * config.cores_per_job / 3600)
+
+
+def _charge_result(store: Store, decision: Document, calculation: Any, config: CampaignConfig) -> float:
+    """CPU-hours used. What was charged already as lost is not charged again; what a late one used beyond it is."""
+    key, used_cpu_h = decision["key"], calculation.wall_s * config.cores_per_job / 3600
+    charged = store.ledger.settle(key, used_cpu_h, stages(calculation))
+    given_up_on = decision.get("outcome", {}).get("status") == VANISHED
+    if given_up_on and used_cpu_h > charged + 1e-6:
+        store.ledger.book(f"late-{key}", used_cpu_h - charged, decision.get("purpose", "rpa"))
+    return float(used_cpu_h)
+
+
+def stages(calculation: Any) -> dict[str, float]:
+    """CPU-hours per stage, as far as the engine tells them."""
+    found: dict[str, float] = {}
+    told = calculation.details.get("cpu_stage_s", {})
+    for name, cpu_s in (told if isinstance(told, dict) else dict(zip(SHIPPED, told, strict=False))).items():
+        if name in STAGES:
+            found[STAGES[name]] = found.get(STAGES[name], 0.0) + cpu_s / 3600
+    return found

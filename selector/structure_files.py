@@ -19,6 +19,7 @@ from pymatgen.core import Element, Lattice, Structure
 from pymatgen.io.cif import CifParser
 
 from selector.errors import UsageError
+from selector.plain_cif import read_plain_cif
 from selector.structure_checks import StructureError
 
 FORMATS = "CIF (.cif), POSCAR (POSCAR, CONTCAR, .vasp) and JSON (.json)"
@@ -109,6 +110,9 @@ def read_structure(path: Path | str) -> Structure:
 
 
 def _from_cif(text: str) -> Structure:
+    plain = read_plain_cif(text)
+    if plain is not None:
+        return plain
     try:
         parser = CifParser.from_str(text)
     except Exception:  # a loop without rows ends in a ZeroDivisionError, and so on

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from selector import localdb
+from selector.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
 
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -43,7 +47,101 @@ def database(mongo_uri: str) -> Iterator[Database[Any]]:
     client.close()
 
 
+@pytest.fixture
+def selector(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process: its exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["selector", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def demo_crystals() -> Path:
     """The folder of the demo's 40 crystals."""
     return Path(__file__).parents[1] / "configs" / "demo"
+
+
+class AtOnce:
+    """A dispatcher whose calculations are replayed as soon as they are asked for; what fails, fails for good."""
+
+    def __init__(self, engine: Any, failing: frozenset[str] = frozenset()) -> None:
+        self.engine, self.failing = engine, failing
+        self.jobs: dict[str, Any] = {}
+        self.held: set[str] = set()
+        self.learning: list[str] = []
+
+    def submit(self, job: Any) -> int:
+        self.jobs[job.key] = job
+        return len(self.jobs)
+
+    def submit_learning(self, campaign: str, key: str) -> int:
+        self.learning.append(key)
+        return len(self.jobs)
+
+    def outcome(self, key: str, workdir: Path) -> Any:
+        from pymatgen.core import Structure
+
+        from selector.protocols import Failure, Result
+
+        job = self.jobs.get(key)
+        if job is None or job.material_id in self.held:
+            return None
+        if job.material_id in self.failing:
+            return Failure("NotConverged", "the density does not converge", 1.0, retry=False)
+        structure = Structure(*(job.structure[part] for part in ("lattice", "species", "frac")))
+        return Result(self.engine.compute(job.material_id, structure, ["ipa", "rpa"], workdir, None))
+
+    def learning_is_out(self, key: str) -> bool:
+        return key in self.learning
+
+    def reap(self, campaign: str) -> int:
+        return 0
+
+
+@pytest.fixture(scope="session")
+def replayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The file of a finished campaign on 16 known labels, lots, a failure, learning and a closing audit in it.
+
+    To be looked at, not to be changed.
+    """
+    from fw_tasks.launch import create_campaign, launchpad_for
+    from models.labels import load_labels, read_manifest
+    from selector.candidates import read_candidates
+    from selector.config import load_config
+
+    folder = tmp_path_factory.mktemp("replayed")
+    manifest = Path(__file__).parents[1] / "benchmarks" / "manifests" / "2026-11-21.json"
+    cheap = sorted((k for k in load_labels(ids=read_manifest(manifest)) if k.cpu_s < 60.0), key=lambda k: k.sc)
+    labels = [*cheap[:8], *cheap[-8:]]
+    (folder / "cifs").mkdir()
+    for label in labels:
+        label.structure.to(str(folder / "cifs" / f"{label.material_id}.cif"))
+    (folder / "cifs" / "broken.cif").write_text("", encoding="utf-8")
+    file = folder / "campaign.yaml"
+    file.write_text(
+        "campaign: small\nfolder: run\nbudget_cpu_h: 0.4\naudit_fraction: 0.1\nengine: {name: replay}\n"
+        "predictor: {retrain_every: 5}\npolicy: {threshold: 0.8, random_share: 0.3}\nmax_in_flight: 3\n",
+        encoding="utf-8",
+    )
+    config = load_config(file)
+    campaign = create_campaign(config, launchpad_for(config))
+    campaign.add(*read_candidates([folder / "cifs"]))
+    dispatcher = AtOnce(campaign.engine, frozenset({labels[1].material_id}))
+    campaign.dispatcher = dispatcher
+
+    learned = 0
+    while campaign.step().state != "finished":
+        # One learning, which takes the most time here; those after it count as failed.
+        for key in dispatcher.learning[:1] if learned == 0 else ():
+            campaign.learn(key)
+            learned += 1
+        dispatcher.learning.clear()
+    yield file
+    localdb.stop(config.folder / "database" / "selector.sqlite")

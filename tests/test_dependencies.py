@@ -18,7 +18,7 @@ GPAW_MODULE = "fw_tasks.engines.gpaw_worker"
 
 @dataclass(frozen=True)
 class Import:
-    """``lazy``: inside a function. ``from a import b`` counts as ``a.b``, for b may be a module."""
+    """``lazy``: inside a function, or for typing only. ``from a import b`` counts as ``a.b``, for b may be a module."""
 
     name: str
     line: int
@@ -48,6 +48,7 @@ def imports_of(source: str, module: str, is_package: bool = False) -> list[Impor
             ):
                 yield Import(name, node.lineno, lazy)
         inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        inside = inside or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
         for child in ast.iter_child_nodes(node):
             yield from visit(child, inside)
 

@@ -52,7 +52,8 @@ def test_the_tour_runs_as_it_stands(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert [command[0] for command in TOUR] == [
-        "doctor", "init", "add", "plan", "run", "status", "report", "predict", "compute",
+        "doctor", "init", "add", "plan", "run", "status", "report", "why", "export",
+        "predict", "predict", "compute", "map", "train",
     ]  # fmt: skip
     for command in TOUR:
         monkeypatch.setattr(sys, "argv", ["selector", *command])
@@ -61,6 +62,9 @@ def test_the_tour_runs_as_it_stands(
         assert not end.value.code, (command, capsys.readouterr().err)
     assert (home / "my-halides" / "report" / "report.html").exists()
     assert len((home / "sc.csv").read_text(encoding="utf-8").splitlines()) == 6
+    assert len(list((home / "out").rglob("*.csv"))) == 5
+    assert (home / "map.html").exists()
+    assert (home / "mine.safetensors").exists()
     assert "one" in (home / "one.json").read_text(encoding="utf-8")[:100]
 
 

@@ -13,12 +13,16 @@ def calculation_to_json(material_id: str, formula: str, calculation: Calculation
 
     ``sc`` (null without both levels), ``eps_static`` {level: Re eps at 0 eV}, ``gap_ev``, ``n_g``, ``cpu_s``,
     ``wall_s``, ``engine``, ``version``, ``settings``, ``settings_hash``, and ``spectra``: ``energy_ev`` and
-    ``<level>_im``, ``<level>_re``, 2001 numbers each, traces / 3 on 0-20 eV.
+    ``<level>_im``, ``<level>_re``, 2001 numbers each, traces / 3 on 0-20 eV. ``directions`` holds the same with
+    the field along x, y, z: ``<level>_im``, ``<level>_re``, 3 x 2001.
     """
-    means = {level: spectrum.on_grid(ENERGY_EV).mean for level, spectrum in calculation.spectra.items()}
+    found = {level: spectrum.on_grid(ENERGY_EV) for level, spectrum in calculation.spectra.items()}
+    means = {level: spectrum.mean for level, spectrum in found.items()}
     spectra: dict[str, list[float]] = {"energy_ev": ENERGY_EV.tolist()}
-    for level, eps in means.items():
-        spectra |= {f"{level}_im": eps.imag.tolist(), f"{level}_re": eps.real.tolist()}
+    directions: dict[str, list[list[float]]] = {}
+    for level, spectrum in found.items():
+        spectra |= {f"{level}_im": means[level].imag.tolist(), f"{level}_re": means[level].real.tolist()}
+        directions |= {f"{level}_im": spectrum.eps.imag.tolist(), f"{level}_re": spectrum.eps.real.tolist()}
     return {
         "material_id": material_id,
         "formula": formula,
@@ -33,4 +37,5 @@ def calculation_to_json(material_id: str, formula: str, calculation: Calculation
         "settings": calculation.settings,
         "settings_hash": calculation.settings_hash,
         "spectra": spectra,
+        "directions": directions,
     }

@@ -163,6 +163,10 @@ class Engine(Protocol):
         """Plain JSON-able settings, units in the key names; ``name`` is the preset's."""
 
     @property
+    def label_engine(self) -> str:
+        """What its results carry as ``engine``: its name, or for replayed labels that of the engine behind them."""
+
+    @property
     def settings_hash(self) -> str: ...
 
     def check(self, structure: Structure) -> None:

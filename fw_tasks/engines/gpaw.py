@@ -103,7 +103,7 @@ class GPAWEngine:
     spin_check : refuse magnetic ground states of cells with open-shell elements (costs a second ground state there)
     """
 
-    name = "gpaw"
+    name = label_engine = "gpaw"
     cost_log_sd = gpaw_cost.COST_LOG_SD
 
     def __init__(

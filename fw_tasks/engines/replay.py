@@ -60,7 +60,7 @@ class ReplayEngine:
         if len(kinds) > 1:
             raise UsageError(f"{labels}: labels of {len(kinds)} different settings: replay takes a folder of one kind")
         self._labels: dict[str, Label] = {label.material_id: label for label in known}
-        self._settings, self._hash = known[0].settings, known[0].settings_hash
+        self._settings, self._hash, self.label_engine = known[0].settings, known[0].settings_hash, known[0].engine
 
     @property
     def settings(self) -> dict[str, Any]:

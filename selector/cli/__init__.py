@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from selector.cli import campaigns, database, single
+from selector.cli import campaigns, database, export, labels, maps, prediction, replay, single, steering, training
 from selector.errors import SelectorError
 
 app = typer.Typer(
@@ -18,9 +18,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (campaigns, single):
+for module in (campaigns, steering, export, labels, maps, prediction, replay, single, training):
     for command in module.COMMANDS:
-        app.command()(command)
+        # import is a keyword: its function is import_.
+        app.command(command.__name__.rstrip("_"))(command)
+app.add_typer(steering.budget, name="budget")
 app.add_typer(database.app, name="db")
 
 

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.live import Live
 
-from selector.cli import views
+from selector.cli import maps, views
 from selector.cli.common import DEFAULT_CONFIG, AsJson, ConfigFile, console, errors, print_json, progress
 from selector.config import CampaignConfig, load_config
 from selector.files import make_writable
 
 if TYPE_CHECKING:
     from selector.campaign import Campaign
+
+AT_REST = ("finished", "stopped")
 
 
 def _open(config_file: Path) -> tuple[CampaignConfig, Campaign]:
@@ -74,14 +76,23 @@ def add(
         raise typer.Exit(1)
 
 
-def plan(config_file: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Show what would get RPA, and at what cost. Nothing runs yet; the order is the policy's."""
+def plan(
+    config_file: ConfigFile = DEFAULT_CONFIG,
+    bound: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of low SC at IPA to be claimed: how large an audit needs.")
+    ] = 0.05,
+    as_json: AsJson = False,
+) -> None:
+    """Show what would get RPA, and at what cost. Also what the audit pays for; the order is the policy's."""
+    from selector.audit_plan import audit_plan
+
     _, campaign = _open(config_file)
     choices, totals = campaign.plan(), campaign.store.ledger.totals()
+    audited = audit_plan(choices, totals, bound)
     if as_json:
-        print_json(views.plan_json(choices, totals))
+        print_json(views.plan_json(choices, totals, audited))
     else:
-        console.print(views.plan_table(choices, totals))
+        console.print(views.plan_table(choices, totals, audited, campaign.config.policy.threshold))
 
 
 def run(
@@ -92,10 +103,11 @@ def run(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the campaign here until it is finished. Stop it at any time: a second run goes on from there."""
+    """Run the campaign here until it is finished or stopped. Interrupt it at any time: a second run goes on."""
     from pymongo.errors import AutoReconnect
 
     from fw_tasks.launch import LocalWorkers, open_campaign
+    from selector.store import IN_FLIGHT
 
     config, campaign = _open(config_file)
     n = workers or max(1, min(config.max_in_flight // config.cores_per_job, os.cpu_count() or 1))
@@ -111,7 +123,7 @@ def run(
                 # Rockets advance the campaign themselves; this asks in case one of them died before it could.
                 state = campaign.step().state
                 events = campaign.store.events()
-                finished = state == "finished" and not campaign.store.candidates("reserved", "running")
+                finished = state in AT_REST and not campaign.store.count(*IN_FLIGHT)
                 live.update(views.status_table(views.status_json(campaign.store)))
                 for event in events[seen:]:
                     live.console.print(views.event_line(event))
@@ -146,7 +158,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Follow it until interrupted or finished.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say how far the campaign is. Shows candidates per state, CPU-hours, the model, the last events."""
+    """Say how far the campaign is. Candidates, CPU-hours, the model's errors, the bound, the expected end."""
     _, campaign = _open(config_file)
     if as_json:
         print_json(views.status_json(campaign.store))
@@ -158,7 +170,7 @@ def status(
         while True:
             data: dict[str, Any] = views.status_json(campaign.store)
             live.update(views.status_table(data))
-            if data["state"] == "finished" and not data["counts"].get("running"):
+            if data["state"] in AT_REST and not data["in_flight"]:
                 return
             time.sleep(1.0)
 
@@ -166,6 +178,9 @@ def status(
 def report(
     config_file: ConfigFile = DEFAULT_CONFIG,
     out: Annotated[Path | None, typer.Option(help="Folder for the files (default: report/ in the campaign's).")] = None,
+    with_map: Annotated[
+        bool, typer.Option("--map/--no-map", help="Whether the page holds a map of the pool (about half a minute).")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Tell which level each material got, and why. Writes decisions.csv and one self-contained HTML page."""
@@ -174,6 +189,8 @@ def report(
 
     config, campaign = _open(config_file)
     record = compile_record(campaign.store)
+    if with_map:
+        record = maps.with_map(campaign, record)
     files = write_report(record, out or config.folder / "report")
     if as_json:
         print_json({"summary": record.summary, "decisions": record.decisions, "files": files})

@@ -16,6 +16,7 @@ ConfigFile = Annotated[
     typer.Option("--config", "-c", help="The campaign's YAML file.", envvar="SELECTOR_CONFIG", show_default=True),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Device = Annotated[str, typer.Option("--device", help="Where a network runs: auto, cpu or cuda.")]
 DEFAULT_CONFIG = Path("campaign.yaml")
 
 WIDE = 120

@@ -12,7 +12,12 @@ from selector.config import CampaignConfig
 from selector.errors import SelectorError
 
 REQUIRED = ("torch", "torch-geometric", "pymatgen", "fireworks", "pymongo", "numpy", "scipy", "ase", "spglib")
-OPTIONAL = {"gpaw": "the GPAW engine: pip install 'theory-level-selector[gpaw]' (the README tells how it is built)"}
+OPTIONAL = {
+    "gpaw": "the GPAW engine: pip install 'theory-level-selector[gpaw]' (the README tells how it is built)",
+    "umap-learn": "the map: pip install 'theory-level-selector[map]'",
+    "pyarrow": "selector export --format parquet: pip install 'theory-level-selector[export]'",
+    "h5py": "selector export --format hdf5: pip install 'theory-level-selector[export]'",
+}
 PROGRAMS = {
     "pw.x": "Quantum ESPRESSO: on a cluster load its module",
     "yambo": "Yambo: on a cluster load its module",

@@ -1,9 +1,7 @@
-"""The commands that need no campaign: predict, compute, doctor."""
+"""Commands that need no campaign: compute, doctor."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shutil
 import tempfile
@@ -14,65 +12,10 @@ import typer
 from rich.table import Table
 
 from selector.cli import diagnosis
-from selector.cli.common import AsJson, console, errors, print_json, progress
+from selector.cli.common import AsJson, console, errors, print_json
 from selector.config import load_config
 from selector.errors import SelectorError
 from selector.files import make_writable, write_text_atomically
-
-PREDICT_COLUMNS = ("material_id", "formula", "sc_mean", "sc_std", "sc_lo", "sc_hi")
-
-
-def predict(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="CIF, POSCAR or JSON files, or folders of them.")
-    ],
-    out: Annotated[Path | None, typer.Option(help="CSV file to write; without it a table is printed.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights to use (default: those that ship).")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Predict SC[RPA; IPA] of crystals. With 90 % intervals; files that cannot be read are named and left out."""
-    from models import checkpoints
-    from selector import calibration
-    from selector.candidates import StructureError, find_structure_files, read_candidate
-
-    if out is not None:
-        make_writable(out.resolve().parent)
-    predictor = checkpoints.load(checkpoint or checkpoints.default_checkpoint())
-    candidates, failed = [], 0
-    files = find_structure_files(paths)
-    with progress("reading crystals") as bar:
-        for path in bar.track(files):
-            try:
-                candidates.append(read_candidate(path))
-            except StructureError as e:
-                failed += 1
-                errors.print(f"selector: error: {e}")
-    rows = []
-    if candidates:
-        p = predictor.predict([c.structure for c in candidates])
-        lo, hi = calibration.interval(p.mean, p.spread, predictor.scores)
-        for i, c in enumerate(candidates):
-            numbers = (float(p.mean[i]), float(p.spread[i]), float(lo[i]), float(hi[i]))
-            rows.append(dict(zip(PREDICT_COLUMNS, (c.material_id, c.formula, *numbers), strict=True)))
-            if p.out_of_domain[i]:
-                errors.print(f"selector: warning: {c.material_id}: unlike every crystal the model has learned from")
-    if out is not None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, PREDICT_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-        write_text_atomically(out, text.getvalue())
-    if as_json:
-        print_json({"model_id": predictor.model_id, "predictions": rows})
-    elif out is None:
-        table = Table(*PREDICT_COLUMNS)
-        for row in rows:
-            table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
-        console.print(table)
-    else:
-        console.print(f"{len(rows)} predictions by {predictor.model_id} in {out}", soft_wrap=True)
-    if failed:
-        raise typer.Exit(1)
 
 
 def compute(
@@ -133,4 +76,4 @@ def doctor(
         raise typer.Exit(1)
 
 
-COMMANDS = (predict, compute, doctor)
+COMMANDS = (compute, doctor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -10,32 +10,40 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from selector.choosing import Choice
-from selector.ledger import Totals
-from selector.store import Store
+if TYPE_CHECKING:
+    from selector.audit_plan import AuditPlan
+    from selector.choosing import Choice
+    from selector.ledger import Totals
+    from selector.store import Store
 
 LAST_EVENTS = 5
+MAX_ROWS = 200
+PREDICTED = ("sc_mean", "sc_std", "sc_lo", "sc_hi", "p_low", "value", "out_of_domain", "calibration", "model_id")
 
 
 def status_json(store: Store) -> dict[str, Any]:
-    """Counts per state, CPU-hours, the models' errors, the last events."""
+    """Counts per state, CPU-hours, what is in flight, the models' errors, the bound, the end, the last events."""
+    from selector.progress import progress
+
     campaign, totals, counts = store.campaign(), store.ledger.totals(), store.counts()
     running = counts.pop("reserved", 0) + counts.get("running", 0)
     if running:
         counts["running"] = running
+    rejected, failed = store.reasons("rejected"), store.reasons("failed")
     return {
         "campaign": store.name,
         "state": campaign["state"],
         "stop_reason": campaign["stop_reason"],
         "counts": counts,
         **vars(totals),
+        "threshold": campaign["config"]["policy"]["threshold"],
+        "deadline": campaign["config"].get("deadline"),
+        "max_in_flight": campaign["config"]["max_in_flight"],
         "model_id": campaign["model_id"],
-        "models": [
-            {"round": m["round"], "model_id": m["model_id"], "n_new_labels": m["n_new_labels"], **m["metrics"]}
-            for m in store.models()
-        ],
-        "rejected": {c["material_id"]: c["message"] for c in store.candidates("rejected")},
-        "failed": {c["material_id"]: f"{c['reason_code']}: {c['message']}" for c in store.candidates("failed")},
+        "learning": campaign["learning"],
+        **progress(store),
+        "rejected": {c["material_id"]: c["message"] for c in rejected},
+        "failed": {c["material_id"]: f"{c['reason_code']}: {c['message']}" for c in failed},
         "events": store.last_events(LAST_EVENTS),
     }
 
@@ -44,17 +52,22 @@ def status_table(status: dict[str, Any]) -> RenderableType:
     """The same for a reader."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     reason = f": {status['stop_reason']}" if status["stop_reason"] else ""
-    table.add_row("campaign", f"{status['campaign']}, {status['state']}{reason}")
-    table.add_row(
-        "candidates", ", ".join(f"{n} {state}" for state, n in sorted(status["counts"].items())) or "none yet"
-    )
-    table.add_row(
-        "CPU-hours",
-        f"{status['spent_cpu_h']:.4f} spent + {status['reserved_cpu_h']:.4f} reserved of {status['budget_cpu_h']:.4f}",
-    )
-    model = status["models"][-1]
-    learned = f"round {model['round']}, {model['n_new_labels']} labels of this campaign learned"
-    table.add_row("model", f"{status['model_id']} ({learned})")
+    table.add_row("campaign", escape(f"{status['campaign']}, {status['state']}{reason}"))
+    counts = ", ".join(f"{n} {state}" for state, n in sorted(status["counts"].items()))
+    table.add_row("candidates", counts or "none yet")
+    for name, line in (
+        ("in flight", _in_flight(status)),
+        ("CPU-hours", _account(status)),
+        ("", _spent_on(status)),
+        ("model", _model(status)),
+        ("updates", _updates(status)),
+        ("errors", _errors(status["errors"])),
+        ("intervals", status["calibration"]["message"]),
+        ("bound", status["bound"]["sentence"]),
+        ("expected end", _end(status)),
+    ):
+        if line:
+            table.add_row(name, escape(line))
     for name in ("rejected", "failed"):
         for material_id, message in list(status[name].items())[:LAST_EVENTS]:
             table.add_row(name, escape(f"{material_id}: {message}"))
@@ -63,14 +76,78 @@ def status_table(status: dict[str, Any]) -> RenderableType:
     return table
 
 
+def _in_flight(status: dict[str, Any]) -> str:
+    """How many, and the oldest few with their ages."""
+    out = status["in_flight"]
+    named = [f"{c['formula']} ({c['material_id']}) {age(c['age_s'])}" for c in out[:LAST_EVENTS]]
+    more = f", and {len(out) - len(named)} more" if len(out) > len(named) else ""
+    return f"{len(out)} of at most {status['max_in_flight']}; {', '.join(named)}{more}" if out else ""
+
+
+def _account(status: dict[str, Any]) -> str:
+    return (
+        f"{status['spent_cpu_h']:.4f} spent + {status['reserved_cpu_h']:.4f} reserved + "
+        f"{status['available_cpu_h']:.4f} left + {status['audit_available_cpu_h']:.4f} left for the audit "
+        f"of {status['budget_cpu_h']:.4f}"
+    )
+
+
+def _spent_on(status: dict[str, Any]) -> str:
+    by = [
+        ", ".join(f"{name} {cpu_h:.4f}" for name, cpu_h in status[key].items() if cpu_h)
+        for key in ("by_purpose", "by_stage")
+    ]
+    return f"spent on {by[0]}; by stage: {by[1]}" if by[0] else ""
+
+
+def _model(status: dict[str, Any]) -> str:
+    model = status["models"][-1]
+    out = ", learning" if status["learning"] else ""
+    return (
+        f"{status['model_id']} (round {model['round']}, {model['n_new_labels']} labels of this campaign learned){out}"
+    )
+
+
+def _updates(status: dict[str, Any]) -> str:
+    said = status["updates"]
+    return f"{said['accepted']} accepted, {said['rejected']} rejected" if said["accepted"] + said["rejected"] else ""
+
+
+def _errors(errors: list[dict[str, Any]]) -> str:
+    """Mean error of the predictions at dispatch, round by round."""
+    rows = []
+    for e in errors:
+        name = "prior" if e["round"] is None else f"round {e['round']}"
+        drawn = f"; {e['mae_random']:.3f} over {e['n_random']} drawn by lot" if e["n_random"] else ""
+        rows.append(f"{name}: {e['mae']:.3f} over {e['n']}{drawn}")
+    return "of SC predicted at dispatch, " + ", ".join(rows) if rows else ""
+
+
+def _end(status: dict[str, Any]) -> str:
+    end = status["expected_end"]
+    if end is None:
+        return ""
+    pace = f", at {end['cpu_h_per_h']:.3g} CPU-h an hour" if end["cpu_h_per_h"] else ""
+    return f"{end['time'][:16].replace('T', ' ')} UTC (by {end['by']}{pace})"
+
+
+def age(seconds: float) -> str:
+    """A duration for a reader: 42 s, 12 min, 3.5 h, 2.1 d."""
+    for limit, unit, form in ((120, 1, "{:.0f} s"), (7200, 60, "{:.0f} min"), (172800, 3600, "{:.1f} h")):
+        if seconds < limit:
+            return form.format(seconds / unit)
+    return f"{seconds / 86400:.1f} d"
+
+
 def event_line(event: dict[str, Any]) -> Text:
     return Text(f"{event['time'][11:19]}  {event['kind']:<10}  {event['message']}")
 
 
-def plan_json(choices: list[Choice], totals: Totals) -> dict[str, Any]:
+def plan_json(choices: list[Choice], totals: Totals, audited: AuditPlan) -> dict[str, Any]:
     return {
         "available_cpu_h": totals.available_cpu_h,
         "cost_predicted_cpu_h": sum(c.cost_cpu_h for c in choices if c.dispatch),
+        "audit": vars(audited),
         "choices": [
             {
                 "material_id": c.candidate["material_id"],
@@ -79,24 +156,21 @@ def plan_json(choices: list[Choice], totals: Totals) -> dict[str, Any]:
                 "reason": c.reason,
                 "cost_predicted_cpu_h": c.cost_cpu_h,
                 "reserve_cpu_h": c.reserve_cpu_h,
-                **{
-                    k: c.candidate["prediction"][k]
-                    for k in ("sc_mean", "sc_std", "sc_lo", "sc_hi", "p_low", "model_id")
-                },
+                **{k: c.prediction[k] for k in PREDICTED},
             }
             for c in choices
         ],
     }
 
 
-def plan_table(choices: list[Choice], totals: Totals) -> RenderableType:
+def plan_table(choices: list[Choice], totals: Totals, audited: AuditPlan, threshold: float) -> RenderableType:
     table = Table(box=SIMPLE_HEAD)
     for header, justify in (("", "right"), ("material", "left"), ("formula", "left"), ("SC predicted", "left")):
         table.add_column(header, justify=justify)  # type: ignore[arg-type]
     table.add_column("CPU-h", justify="right")
     table.add_column("why")
-    for i, c in enumerate(choices, start=1):
-        p = c.candidate["prediction"]
+    for i, c in enumerate(choices[:MAX_ROWS], start=1):
+        p = c.prediction
         table.add_row(
             f"{i} RPA" if c.dispatch else "IPA",
             escape(c.candidate["material_id"]),
@@ -106,22 +180,25 @@ def plan_table(choices: list[Choice], totals: Totals) -> RenderableType:
             escape(c.reason),
             style=None if c.dispatch else "dim",
         )
+    hidden = [f"and {len(choices) - MAX_ROWS} more: see --json"] if len(choices) > MAX_ROWS else []
     n, cost = sum(c.dispatch for c in choices), sum(c.cost_cpu_h for c in choices if c.dispatch)
     line = (
         f"{n} of {len(choices)} pending candidates would get RPA, at {cost:.4f} CPU-h predicted; "
         f"{totals.available_cpu_h:.4f} CPU-h are available."
     )
-    return Group(table, line)
+    return Group(table, *hidden, line, audited.sentence(threshold, totals.budget_cpu_h))
 
 
 def outcome(store: Store) -> str:
-    """The campaign in two sentences."""
+    """The campaign in a few sentences, its statement the last."""
     counts, totals, campaign = store.counts(), store.ledger.totals(), store.campaign()
-    tunings = len(store.models()) - 1
+    tunings = sum(m.get("accepted", True) for m in store.model_history()) - 1
+    bound = (campaign.get("audit") or {}).get("bound")
     return (
         f"Campaign '{store.name}' {campaign['state']}"
         + (f" ({campaign['stop_reason']})" if campaign["stop_reason"] else "")
         + f". {counts.get('done', 0)} materials got RPA, {counts.get('skipped', 0)} stay at IPA, "
         f"{counts.get('failed', 0)} failed, {counts.get('rejected', 0)} were rejected; {totals.spent_cpu_h:.4f} of "
         f"{totals.budget_cpu_h:.4f} CPU-h spent; the predictor was fine-tuned {tunings} times."
+        + (f" {bound['sentence']}" if campaign["state"] == "finished" and bound else "")
     )

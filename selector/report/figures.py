@@ -6,6 +6,7 @@ so that the page decides between light and dark.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from itertools import cycle, islice
 from typing import Any
@@ -35,7 +36,8 @@ _AXIS = {
 }
 
 
-def _style(fig: go.Figure, height: int) -> go.Figure:
+def style(fig: go.Figure, height: int) -> go.Figure:
+    """The look that all figures of the report share."""
     fig.update_layout(
         template="none",
         height=height,
@@ -51,7 +53,7 @@ def _style(fig: go.Figure, height: int) -> go.Figure:
     return fig
 
 
-def _name(row: dict[str, Any]) -> str:
+def full_name(row: dict[str, Any]) -> str:
     """Formula and id for a hover text; plotly would read HTML tags in it."""
     return f"<b>{escape(str(row['formula'] or '?'))}</b> {escape(str(row['material_id']))}"
 
@@ -84,7 +86,7 @@ def sc_distribution(record: CampaignRecord) -> go.Figure | None:
             row=row,
             col=1,
         )
-    _style(fig, 460)
+    style(fig, 460)
     if is_number(threshold := record.summary["threshold"]):
         fig.add_vline(x=threshold, line={"color": VERMILLION, "width": 1.5, "dash": "dash"})
         fig.add_annotation(
@@ -110,7 +112,7 @@ def _bins(rows: list[dict[str, Any]], key: str, edges: NDArray[np.float64]) -> t
     names: list[list[str]] = [[] for _ in counts]
     for i, d in sorted(zip(index, rows, strict=True), key=lambda pair: pair[1][key]):
         if len(names[i]) < _MAX_NAMES:
-            names[i].append(f"{_name(d)}  {format_sc(d[key])}")
+            names[i].append(f"{full_name(d)}  {format_sc(d[key])}")
     hover = []
     for lo, hi, n, shown in zip(edges[:-1], edges[1:], counts, names, strict=True):
         more = [f"and {n - len(shown)} more"] if n > len(shown) else []
@@ -155,7 +157,7 @@ def parity(record: CampaignRecord) -> go.Figure | None:
             hovertext=[_parity_hover(p) for p in rows],
             hovertemplate="%{hovertext}<extra></extra>",
         )
-    _style(fig, 460)
+    style(fig, 460)
     if is_number(threshold := record.summary["threshold"]):
         fig.add_vline(x=threshold, line={"color": VERMILLION, "width": 1, "dash": "dash"})
         fig.add_hline(y=threshold, line={"color": VERMILLION, "width": 1, "dash": "dash"})
@@ -168,7 +170,7 @@ def parity(record: CampaignRecord) -> go.Figure | None:
 
 def _parity_hover(p: dict[str, Any]) -> str:
     return (
-        f"{_name(p)}<br>computed {format_sc(p['sc_computed'])}"
+        f"{full_name(p)}<br>computed {format_sc(p['sc_computed'])}"
         f"<br>predicted {format_sc(p['sc_pred'])} [{format_sc(p['sc_lo'])}, {format_sc(p['sc_hi'])}]"
         f"<br>model {escape(str(p['model_id']))}"
     )
@@ -205,7 +207,7 @@ def burn_down(record: CampaignRecord) -> go.Figure | None:
             hovertext=texts if label == "spent" else None,
             hovertemplate="%{y:.3g}" + ("  (%{hovertext})" if label == "spent" else "") + f"<extra>{label}</extra>",
         )
-    _style(fig, 320)
+    style(fig, 320)
     fig.add_hline(y=budget, line={"color": VERMILLION, "width": 1.5, "dash": "dash"})
     fig.add_annotation(
         x=0, xref="paper", y=budget, xanchor="left", yanchor="bottom", xshift=4, showarrow=False,
@@ -220,10 +222,11 @@ def burn_down(record: CampaignRecord) -> go.Figure | None:
 
 
 def _ledger_hover(entry: dict[str, Any]) -> str:
-    return f"{escape(str(entry['event']))} {format_cpu_h(entry['cpu_h'])} for {escape(str(entry['material_id']))}"
+    what = entry["material_id"] or entry.get("purpose")
+    return f"{escape(str(entry['event']))} {format_cpu_h(entry['cpu_h'])} for {escape(str(what))}"
 
 
-def spectra_frame() -> go.Figure:
+def spectra_frame(height: int = 390) -> go.Figure:
     """Axes and style of the spectra; the page fills in the material that is picked."""
     fig = go.Figure()
     fig.add_scatter(x=[], y=[], name="IPA", line={"color": BLUE, "width": 2})
@@ -231,7 +234,7 @@ def spectra_frame() -> go.Figure:
         x=[], y=[], name="RPA (with local fields)", line={"color": VERMILLION, "width": 2},
         fill="tonexty", fillcolor="rgba(138,143,152,0.22)",
     )  # fmt: skip
-    _style(fig, 390)
+    style(fig, height)
     fig.update_traces(mode="lines", hovertemplate="%{y:.3g}<extra>%{fullData.name}</extra>")
     fig.update_layout(
         hovermode="x unified", legend={"x": 0.99, "xanchor": "right", "y": 0.98, "yanchor": "top"}, margin_t=30
@@ -253,15 +256,20 @@ def thin_spectra(record: CampaignRecord) -> list[dict[str, Any]]:
     thin = []
     for material_id in sorted(known, key=lambda m: known[m])[:MAX_SPECTRA]:
         s = record.spectra[material_id]
-        energy = np.asarray(s["energy_ev"], dtype=np.float64)
-        grid = np.arange(energy[0], energy[-1] + 1e-6, SPECTRUM_STEP_EV)
-        curves = {k: [_significant(v) for v in np.interp(grid, energy, s[f"{k}_im"])] for k in ("ipa", "rpa")}
-        thin.append(
-            {"material_id": material_id, "formula": s["formula"], "sc": _significant(known[material_id]),
-             "start_ev": round(float(grid[0]), 6), "step_ev": SPECTRUM_STEP_EV} | curves
-        )  # fmt: skip
+        about = {"material_id": material_id, "formula": s["formula"], "sc": _significant(known[material_id], 4)}
+        thin.append(about | thin_spectrum(s, SPECTRUM_STEP_EV, 4))
     return thin
 
 
-def _significant(x: float) -> float | None:
-    return float(f"{x:.4g}") if np.isfinite(x) else None
+def thin_spectrum(spectrum: Mapping[str, Any], step_ev: float, digits: int) -> dict[str, Any]:
+    """Both levels (energy_ev, ipa_im, rpa_im) on a coarser grid: start_ev, step_ev, ipa, rpa."""
+    energy = np.asarray(spectrum["energy_ev"], dtype=np.float64)
+    grid = np.arange(energy[0], energy[-1] + 1e-6, step_ev)
+    curves = {k: np.interp(grid, energy, spectrum[f"{k}_im"]) for k in ("ipa", "rpa")}
+    return {"start_ev": round(float(grid[0]), 6), "step_ev": step_ev} | {
+        k: [_significant(v, digits) for v in curve] for k, curve in curves.items()
+    }
+
+
+def _significant(x: float, digits: int) -> float | None:
+    return float(f"{x:.{digits}g}") if np.isfinite(x) else None

@@ -53,7 +53,7 @@ def write_decisions_csv(record: CampaignRecord, path: Path) -> None:
 
 
 def _csv_cell(x: Any) -> str:
-    if isinstance(x, Real):
+    if isinstance(x, Real) and not isinstance(x, bool):
         return f"{x:.6g}" if is_number(x) else ""
     return "" if x is None else str(x)
 

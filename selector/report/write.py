@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from selector.files import write_text_atomically
-from selector.report.record import CampaignRecord
+from selector.report.record import CampaignRecord, MaterialMap
 from selector.report.tables import write_decisions_csv
 
 
@@ -29,3 +29,22 @@ def write_report(record: CampaignRecord, folder: Path) -> dict[str, Path]:
     write_decisions_csv(record, paths["decisions"])
     write_text_atomically(paths["html"], render_page(record))
     return paths
+
+
+def write_map(drawn: MaterialMap, path: Path, name: str, record: CampaignRecord | None = None) -> None:
+    """Write the map as a page of its own.
+
+    Parameters
+    ----------
+    path : the HTML file
+    name : the page's heading
+    record : the campaign whose computed spectra are shown; None for crystals outside a campaign
+
+    Raises
+    ------
+    UsageError
+        The file cannot be written.
+    """
+    from selector.report.page import render_map
+
+    write_text_atomically(path, render_map(drawn, name, record))

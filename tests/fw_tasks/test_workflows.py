@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fireworks import FWorker, LaunchPad
 from fireworks.core.rocket_launcher import launch_rocket
+from pymatgen.core import Structure
 from pymongo.database import Database
 
 from fw_tasks.engines import get_engine
-from fw_tasks.engines.base import Calculation
+from fw_tasks.engines.base import Calculation, Metallic
 from fw_tasks.lost import heal, hold_lock
-from fw_tasks.workflows import FireWorksDispatcher
+from fw_tasks.tasks import AttemptFailed, ComputeSpectrum
+from fw_tasks.workflows import FireWorksDispatcher, index_keys, spectrum_workflow
 from models.labels import Label, load_labels
 from selector.candidates import Candidate
 from selector.protocols import Failure, Job, Result
@@ -30,6 +36,7 @@ def label() -> Label:
 def launchpad(database: Database[Any], mongo_uri: str) -> LaunchPad:
     launchpad = LaunchPad(host=mongo_uri, uri_mode=True, name=database.name, logdir=None, strm_lvl="ERROR")
     launchpad.reset("", require_password=False)
+    index_keys(launchpad)
     return launchpad
 
 
@@ -110,6 +117,55 @@ def test_a_calculation_done_before_is_not_done_again(
     launchpad.rerun_fw(dispatcher.submit(job))
     fire(launchpad, monkeypatch, tmp_path)
     assert file.stat().st_mtime_ns == before
+
+
+def test_two_submitters_at_once_make_one_workflow(
+    dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second has looked before the first had written: the unique index tells it."""
+    launchpad.add_wf(spectrum_workflow(job))
+    first, find = launchpad.fireworks.find_one({"spec.selector_key": "k1"})["fw_id"], dispatcher._find
+    answers = [None]
+    monkeypatch.setattr(dispatcher, "_find", lambda key: answers.pop() if answers else find(key))
+    assert dispatcher.submit(job) == first
+    assert launchpad.fireworks.count_documents({"spec.selector_workflow": "k1"}) == 3
+    assert launchpad.workflows.count_documents({}) == 1
+
+
+def test_the_first_releases_index_becomes_unique(launchpad: LaunchPad) -> None:
+    launchpad.fireworks.drop_index("spec.selector_key_1")
+    launchpad.fireworks.create_index("spec.selector_key")
+    index_keys(launchpad)
+    index_keys(launchpad)
+    assert launchpad.fireworks.index_information()["spec.selector_key_1"]["unique"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_firework_launched_twice_computes_once(
+    job: Job, label: Label, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    runs, at_once, lock = [], [], threading.Lock()
+
+    class Slow:
+        def compute(
+            self, material_id: str, structure: Structure, levels: Sequence[str], workdir: Path, limit: float | None
+        ) -> Calculation:
+            at_once.append(lock.acquire(blocking=False))
+            runs.append(material_id)
+            time.sleep(0.3)
+            lock.release()
+            if fails:
+                raise Metallic("no gap", 0.3)
+            return get_engine("replay").compute(material_id, label.structure, levels, workdir, limit)
+
+    monkeypatch.setattr("fw_tasks.tasks.get_engine", lambda *_, **__: Slow())
+    with ThreadPoolExecutor(2) as pool:
+        launches = [pool.submit(ComputeSpectrum(job=asdict(job)).run_task, {}) for _ in range(2)]
+    assert (runs, at_once) == ([job.material_id], [True])
+    if fails:
+        assert {type(launch.exception()) for launch in launches} == {Metallic, AttemptFailed}
+    else:
+        assert launches[0].result().stored_data["result"] == launches[1].result().stored_data["result"]
 
 
 @pytest.mark.parametrize("when", ["before the launch was written", "while it ran", "while it was written back"])

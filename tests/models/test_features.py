@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from models.elements import element_table
 from models.features import (
     BLOCKS,
     COMPOSITION,
+    FEATURES_VERSION,
     GEOMETRY,
     NAMES,
     composition_features,
@@ -17,6 +20,8 @@ from models.features import (
     features,
 )
 from selector.errors import SelectorError
+
+STORED = Path(__file__).parents[1] / "data" / "features_v1.npz"
 
 
 def test_the_periodic_table_has_no_gap():
@@ -72,6 +77,22 @@ def test_names_and_blocks_fit(labels):
     assert np.isfinite(x).all()
     assert features([]).shape == (0, len(NAMES))
     assert composition_features([k.structure for k in labels]).shape == (len(labels), len(COMPOSITION))
+
+
+def test_a_crystal_s_features_are_the_same_in_any_company(labels, lone_atom):
+    crystals = [lone_atom, *(k.structure for k in labels[:70]), lone_atom]
+    together = features(crystals)
+    for k in (0, 1, 5, 63, 64, 70, 71):
+        assert together[k] == pytest.approx(features([crystals[k]])[0], rel=1e-9, abs=1e-12)
+
+
+def test_features_of_this_version_stay_what_they_were(labels):
+    """Those of the release that introduced version 1, to rounding: weights trained on them must go on to fit."""
+    assert FEATURES_VERSION == 1
+    with np.load(STORED) as stored:
+        crystals = {k.material_id: k.structure for k in labels}
+        got = features([crystals[i] for i in stored["material_id"].tolist()])
+        assert got == pytest.approx(stored["features"], rel=1e-9, abs=1e-11)
 
 
 def test_what_the_features_say_of_rocksalt(rocksalt):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +10,12 @@ from pymatgen.core import Lattice, Structure
 from torch_geometric.nn import MLP, GATv2Conv
 from torch_geometric.utils import softmax
 
-from models.graphs import build_graphs
-from models.optimate import OptiMate, OptiMateSizes, node_encoding
+from models.graphs import Graphs, build_graphs
+from models.optimate import GATv2, OptiMate, OptiMateSizes, node_encoding, read_sizes
 from models.training import seeded
-from selector.errors import SelectorError
+from selector.errors import SelectorError, UsageError
+
+SIZES = Path(__file__).parents[2] / "configs" / "optimate_sizes.yaml"
 
 SMALL = OptiMateSizes(node=(8, 8), attention=((8, 2), (12, 2)), output=(16, 16))
 
@@ -71,6 +75,46 @@ def test_against_an_independent_construction(labels):
     assert torch.allclose(got, torch.cat(expected), rtol=1e-5, atol=1e-6)
 
 
+def apart(graphs: Graphs) -> Graphs:
+    """The same graphs with every edge as often as it counts."""
+    often = graphs.multiplicity.long()
+    begin = torch.cat([often.new_zeros(1), often.cumsum(0)])
+    return replace(
+        graphs,
+        edge_index=graphs.edge_index.repeat_interleave(often, dim=1),
+        distance_ang=graphs.distance_ang.repeat_interleave(often),
+        multiplicity=torch.ones(int(often.sum())),
+        edge_start=begin[graphs.edge_start],
+    )
+
+
+def test_the_layer_is_torch_geometric_s_on_every_edge(labels):
+    """Outputs and gradients; ours takes equal edges together."""
+    graphs = build_graphs([k.structure for k in labels[:5]])
+    separate = apart(graphs)
+    assert len(separate.distance_ang) > 2 * len(graphs.distance_ang)
+    with seeded(0):
+        ours, x = GATv2(8, 6, 3), torch.randn(len(graphs.numbers), 8)
+        wave = torch.randn(51)
+    theirs = GATv2Conv(8, 6, heads=3, edge_dim=51, add_self_loops=False)
+    theirs.load_state_dict(ours.state_dict())
+    outputs = []
+    for layer, batch in ((ours, graphs), (theirs, separate)):
+        edges = torch.sin(batch.distance_ang[:, None] * wave)
+        out = ours(x, batch, edges) if layer is ours else theirs(x, batch.edge_index, edges)
+        out.square().sum().backward()
+        outputs.append(out)
+    assert torch.allclose(*outputs, rtol=1e-5, atol=1e-6)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(mine.grad, other.grad, rtol=1e-4, atol=1e-4 * float(other.grad.abs().max()))
+
+
+def test_equal_edges_change_nothing_taken_together(labels):
+    graphs = build_graphs([k.structure for k in labels[:20]])
+    with torch.no_grad():
+        assert torch.allclose(small()(graphs), small()(apart(graphs)), rtol=1e-5, atol=1e-7)
+
+
 def test_output_does_not_depend_on_cell_order_or_batch(labels):
     model = small()
     crystal = labels[3].structure
@@ -107,3 +151,42 @@ def test_an_atom_without_neighbours_gives_a_number(lone_atom, labels):
     with torch.no_grad():
         out = small()(build_graphs([lone_atom, labels[0].structure]))
     assert torch.isfinite(out).all()
+
+
+def test_sizes_of_the_paper():
+    sizes = read_sizes(SIZES)
+    assert list(sizes) == ["ipa", "100", "300", "1000", "3000", "4610"]
+    assert sizes["ipa"] == OptiMateSizes()
+    assert sizes["100"] == OptiMateSizes((96,) * 3, ((192, 2),), (512,) * 3)
+    assert sizes["300"] == OptiMateSizes((96,) * 3, ((384, 4),), (512,) * 2)
+    assert sizes["1000"] == OptiMateSizes((96,) * 3, ((192, 8), (96, 8), (96, 2)), (2048,) * 3)
+    assert sizes["3000"] == OptiMateSizes((48,) * 3, ((384, 8),), (2048,) * 3)
+    assert sizes["4610"] == OptiMateSizes((96,) * 2, ((192, 8), (192, 2)), (2048,) * 3)
+    assert OptiMateSizes.from_card(sizes["1000"].to_card()) == sizes["1000"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "- 1", "a: 3", "a: {node: [48]}", "a: {node: [], attention: [[8, 2]], output: [8]}", "a: [", "\x00",
+     "a: {node: [8], attention: [8, 2], output: [8]}", "a: {node: [-8], attention: [[8, 2]], output: [8]}",
+     "a: {node: [8.5], attention: [[8, 2]], output: [8]}"],
+)  # fmt: skip
+def test_a_file_without_sizes_is_the_user_s_mistake(text, tmp_path):
+    path = tmp_path / "sizes.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="no sizes of a network") as caught:
+        read_sizes(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_sizes(tmp_path / "missing.yaml")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_outputs_on_the_gpu_are_those_of_the_cpu(labels):
+    graphs = build_graphs([k.structure for k in labels])
+    with seeded(0):
+        model = OptiMate().eval()
+    with torch.no_grad():
+        here, there = model(graphs), model.to("cuda")(graphs.to("cuda")).cpu()
+    assert torch.allclose(there, here, rtol=1e-4, atol=1e-4 * float(here.abs().mean()))

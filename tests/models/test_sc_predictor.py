@@ -141,7 +141,7 @@ def test_an_isolated_atom_is_out_of_domain_not_a_silent_number(predictor, lone_a
     said = predictor.predict([lone_atom])
     assert said.out_of_domain[0]
     assert np.isfinite(said.mean[0])
-    assert said.spread[0] / (1 - said.mean[0]) == pytest.approx(np.sinh(predictor._process.prior_sd))
+    assert said.spread[0] / (1 - said.mean[0]) == pytest.approx(np.sinh(predictor._learned.process.prior_sd))
 
 
 def test_a_large_cell_is_the_small_one_repeated(labels, predictor):

@@ -6,7 +6,7 @@ import torch
 
 from models.graphs import build_graphs
 from models.optimate import OptiMate, OptiMateSizes
-from models.training import TrainingSettings, apply, pick_device, seeded, train
+from models.training import EDGES_AT_ONCE, TrainingSettings, apply, pick_device, pick_half, seeded, train
 from selector.errors import SelectorError, UsageError
 
 SIZES = OptiMateSizes(node=(8, 8), attention=((8, 2),), output=(16,))
@@ -58,6 +58,16 @@ def test_it_ends_with_the_best_validation_weights(data):
     assert not model.training
 
 
+def test_without_validation_it_trains_every_epoch(data):
+    (graphs, target), _ = data
+    with seeded(3):
+        model = OptiMate(SIZES)
+    history = train(model, graphs, target, None, TrainingSettings(epochs=4, patience=1, device="cpu"))
+    assert len(history.train) == 4
+    assert history.best_epoch == 3
+    assert np.isnan(history.validation).all()
+
+
 def test_it_stops_early_and_reports_each_epoch(data):
     seen = []
     # With no learning rate nothing improves after the first epoch but for batch statistics settling.
@@ -82,6 +92,44 @@ def test_one_label_and_nan_are_refused(data):
     bad[2] = torch.nan
     with pytest.raises(SelectorError, match="NaN"):
         train(OptiMate(SIZES), graphs, bad, validation)
+
+
+def test_many_crystals_are_applied_in_parts(data, monkeypatch):
+    model, _ = run(data, epochs=1)
+    graphs = data[0][0]
+    whole = apply(model, graphs)
+    parts = []
+    monkeypatch.setitem(EDGES_AT_ONCE, "cpu", 150)
+    again = apply(model, graphs, lambda g: parts.append(len(g)) or model(g))
+    assert torch.allclose(whole, again, atol=1e-6)
+    assert sum(parts) == len(graphs)
+    assert len(parts) > 5
+    assert apply(model, graphs.select(torch.zeros(0, dtype=torch.int64))).shape == (0, 1)
+
+
+def test_half_precision_is_for_a_gpu():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert pick_half("auto", cpu) is None
+    assert pick_half("single", cuda) is None
+    with pytest.raises(UsageError, match="'mixed' is for a GPU"):
+        pick_half("mixed", cpu)
+    with pytest.raises(UsageError, match="choose auto, single or mixed"):
+        pick_half("double", cpu)
+
+
+@pytest.mark.parametrize(("has_bfloat16", "half"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_bfloat16_where_the_gpu_has_it(monkeypatch, has_bfloat16, half):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+    assert pick_half("auto", torch.device("cuda")) is half
+
+
+def test_the_network_trains_in_half_precision(data, monkeypatch):
+    """The arithmetic of mixed precision, on the CPU, which has bfloat16 too: nearly the same losses."""
+    _, single = run(data, epochs=6)
+    monkeypatch.setattr("models.training.pick_half", lambda *_: torch.bfloat16)
+    _, mixed = run(data, epochs=6)
+    assert single.train != mixed.train
+    assert mixed.train[-1] == pytest.approx(single.train[-1], rel=0.1)
 
 
 def test_devices():

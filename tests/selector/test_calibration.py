@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import binom
 
-from selector.calibration import interval, p_low
+from selector.calibration import expected_error, interval, p_low
 from selector.errors import SelectorError
 
 scores_ = hnp.arrays(np.float64, st.integers(0, 60), elements=st.floats(0.0, 10.0))
@@ -172,3 +172,71 @@ def test_bad_numbers_are_refused(mean: list[float], spread: list[float], scores:
 def test_coverage_is_a_fraction(coverage: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         interval([0.5], [0.1], [1.0], coverage)
+
+
+def test_expected_error_by_hand() -> None:
+    """One score of 1, spread 0.1, mean 0.5: SC is spread evenly over 0.4 to 0.5 and 0.5 to 0.6, a quarter each.
+
+    Below lies another quarter, which counts at 0.4. Up to 0.6: 0.25 (0.6 + 0.55 + 0.45); up to 0.5: 0.25 (0.6 + 0.55);
+    up to 0.2, where only the tail is left, it counts at 0.2: 0.25 * 0.8.
+    """
+    found = [expected_error([0.5], [0.1], [1.0], t)[0] for t in (0.6, 0.5, 0.2)]
+    assert found == pytest.approx([0.25 * 1.6, 0.25 * 1.15, 0.2])
+
+
+def test_expected_error_is_a_mean() -> None:
+    """Against a million draws by inverting P(score <= x); their mean has a standard error below 0.0005."""
+    rng = np.random.default_rng(5)
+    scores, n = rng.exponential(1.0, 30), 1_000_000
+    steps = np.append(0.0, np.sort(scores))
+    u = rng.uniform(size=n)
+    score = np.interp(u, np.arange(31) / 31, steps)
+    tail = u > 30 / 31
+    for mean, spread, threshold in [(0.9, 0.05, 0.75), (0.6, 0.1, 0.75), (0.2, 0.4, 0.7), (0.76, 0.02, 1.0)]:
+        below = np.maximum(mean - spread * score, -1.0)
+        above = np.where(tail, 1.0, np.minimum(mean + spread * score, 1.0))
+        below = np.where(tail, np.minimum(below, threshold - 1e-12), below)
+        sc = np.where(rng.uniform(size=n) < 0.5, below, above)
+        assert expected_error([mean], [spread], scores, threshold)[0] == pytest.approx(
+            ((1 - sc) * (sc < threshold)).mean(), abs=0.002
+        )
+
+
+@given(mean_, spread_, scores_, st.lists(st.floats(-1.0, 1.0), min_size=2, max_size=6))
+def test_expected_error_rises_with_the_threshold_and_bounds_p_low(
+    mean: float, spread: float, scores: np.ndarray, thresholds: list[float]
+) -> None:
+    """It rises from where the largest score ends; below, one half of 1 / (m + 1) counts at the threshold itself."""
+    found = [expected_error([mean], [spread], scores, t)[0] for t in sorted(thresholds)]
+    known = np.array(sorted(thresholds)) >= mean - scores.max(initial=0.0) * spread
+    assert np.all(np.diff(np.array(found)[known]) >= -1e-12)
+    for t, value in zip(sorted(thresholds), found, strict=True):
+        p = p_low([mean], [spread], scores, t)[0]
+        assert (1 - t) * p - 1e-12 <= value <= 2 * p + 1e-12
+
+
+@given(st.lists(mean_, min_size=2, max_size=6), spread_, scores_, st.floats(0.05, 1.0))
+def test_expected_error_falls_as_the_mean_rises(
+    means: list[float], spread: float, scores: np.ndarray, threshold: float
+) -> None:
+    found = expected_error(sorted(means), np.full(len(means), spread), scores, threshold)
+    assert np.all(np.diff(found) <= 1e-12)
+
+
+def test_expected_error_of_a_sure_prediction_is_its_own() -> None:
+    """With 10,000 scores of at most 1 and a spread of 1e-6, SC is known but for one half in 10,001."""
+    scores = np.linspace(0.0, 1.0, 10_000)
+    found = expected_error([0.3, 0.7499, 0.7501, 0.9], np.full(4, 1e-6), scores, 0.75)
+    np.testing.assert_allclose(found, [0.7, 0.2501, 0.0, 0.0], atol=5e-5)
+
+
+def test_without_scores_the_expected_error_is_a_coin() -> None:
+    """SC lies at the mean, or at the threshold if the mean is above it, with probability one half."""
+    np.testing.assert_allclose(expected_error([0.5, 0.9], [0.1, 0.1], [], 0.75), [0.25, 0.125])
+    assert expected_error([], [], np.ones(3), 0.75).shape == (0,)
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(np.nan, 0.1), (0.5, np.nan), (0.5, 0.0)])
+def test_expected_error_refuses_bad_numbers(mean: float, spread: float) -> None:
+    with pytest.raises(SelectorError, match=r"not finite|not positive"):
+        expected_error([mean], [spread], [1.0], 0.75)

@@ -2,170 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pymatgen.core import Lattice, Structure
 from pymongo.database import Database
+from rehearsal import HASH, Computed, begin, check_promises, crystal
 
+from selector import recalibration
 from selector.campaign import Campaign
-from selector.candidates import Candidate, Rejection
+from selector.candidates import Rejection
 from selector.chronicle import compile_record
-from selector.config import CampaignConfig
 from selector.errors import SelectorError, UsageError
-from selector.protocols import Failure, Job, Result
+from selector.protocols import Failure, Result
 from selector.report import DECISION_COLUMNS
-from selector.spectra import ENERGY_EV, Spectrum
 from selector.store import Store
-
-HASH = "0123456789ab"
-
-
-@dataclass(frozen=True)
-class Computed:
-    """A calculation whose RPA absorption is ``sc`` times its IPA absorption, so that SC[RPA; IPA] = sc."""
-
-    sc: float
-    wall_s: float = 36.0
-    engine: str = "gpaw"
-    version: str = "0"
-    settings_hash: str = HASH
-    settings: dict[str, Any] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-    gap_ev: float = 2.0
-    cpu_s: float = 30.0
-
-    @property
-    def spectra(self) -> dict[str, Spectrum]:
-        ipa = np.tile(1j * ENERGY_EV, (3, 1))
-        return {"ipa": Spectrum(ENERGY_EV, ipa), "rpa": Spectrum(ENERGY_EV, self.sc * ipa)}
-
-
-@dataclass
-class Rehearsal:
-    """A dispatcher in memory: jobs wait until a test says what became of them."""
-
-    jobs: dict[str, Job] = field(default_factory=dict)
-    outcomes: dict[str, Result | Failure] = field(default_factory=dict)
-    learning: list[str] = field(default_factory=list)
-    lost_learning: set[str] = field(default_factory=set)
-    crash: bool = False
-
-    def submit(self, job: Job) -> int:
-        if self.crash:
-            raise ConnectionError("the launcher died")
-        self.jobs.setdefault(job.key, job)
-        return list(self.jobs).index(job.key) + 1
-
-    def submit_learning(self, campaign: str, key: str) -> int:
-        self.learning.append(key)
-        return 1000 + len(self.learning)
-
-    def outcome(self, key: str, workdir: Path) -> Result | Failure | None:
-        return self.outcomes.get(key)
-
-    def learning_is_out(self, key: str) -> bool:
-        return key not in self.lost_learning
-
-    def reap(self, campaign: str) -> int:
-        return 0
-
-    def waiting(self) -> list[Job]:
-        return [job for key, job in self.jobs.items() if key not in self.outcomes]
-
-
-@dataclass
-class Guess:
-    mean: np.ndarray
-    spread: np.ndarray
-    out_of_domain: np.ndarray
-
-
-@dataclass
-class Table:
-    """A predictor that reads SC from the cell's length; each fine-tuning shifts it."""
-
-    model_id: str = "m0"
-    settings_hash: str = HASH
-    seen: int = 0
-    card: dict[str, Any] = field(default_factory=lambda: {"metrics": {"oof_mae": 0.05}})
-    scores: np.ndarray = field(default_factory=lambda: np.linspace(0.05, 2.0, 40))
-
-    def predict(self, structures: Sequence[Structure]) -> Guess:
-        mean = np.array([s.lattice.a / 10 for s in structures])
-        return Guess(mean, np.full(len(mean), 0.05), np.zeros(len(mean), bool))
-
-    def fine_tune(self, structures: Sequence[Structure], sc: Sequence[float]) -> Table:
-        return Table(f"m{len(sc)}", seen=len(sc))
-
-
-@dataclass
-class Drawer:
-    models: dict[str, Table] = field(default_factory=lambda: {"m0": Table()})
-
-    def load(self, file: str) -> Table:
-        return self.models[file]
-
-    def save(self, predictor: Table) -> str:
-        self.models[predictor.model_id] = predictor
-        return predictor.model_id
-
-    def train(self, structures: Sequence[Structure], sc: Sequence[float], engine: str, settings_hash: str) -> Table:
-        return Table(f"own{len(sc)}", settings_hash=settings_hash, seen=len(sc))
-
-
-@dataclass
-class Meter:
-    cost_log_sd: float = 0.2
-    settings_hash: str = HASH
-
-    def check(self, structure: Structure) -> None:
-        return None
-
-    def estimate_cpu_h(self, structure: Structure) -> float:
-        return 0.01
-
-
-def crystal(name: str, sc: float) -> Candidate:
-    """A caesium-chloride cell whose length tells `Table` what to predict."""
-    structure = Structure(Lattice.cubic(10 * sc), ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    return Candidate(name, structure, f"{name}.cif")
-
-
-def begin(database: Database[Any], tmp_path: Path, **changes: Any) -> tuple[Campaign, Rehearsal]:
-    config = CampaignConfig.model_validate(
-        {"campaign": "c", "folder": tmp_path, "budget_cpu_h": 1.0, "predictor": {"retrain_every": 2}, **changes}
-    )
-    store, dispatcher = Store(database, "c"), Rehearsal()
-    store.create(config.public(), config.budget_cpu_h, HASH)
-    store.add_model("m0", round=0, parent=None, file="m0", settings_hash=HASH, n_new_labels=0, metrics={})
-    return Campaign(store, config, Meter(), dispatcher, Drawer()), dispatcher
-
-
-def check_promises(campaign: Campaign, dispatcher: Rehearsal) -> None:
-    """Invariants 2, 3 and 5 of docs/architecture.md."""
-    account = campaign.store.campaign()["ledger"]
-    assert account["spent_ms"] + account["reserved_ms"] + account["available_ms"] == account["budget_ms"]
-    assert account["available_ms"] >= 0
-    running = campaign.store.candidates("reserved", "running")
-    assert len(running) <= campaign.config.max_in_flight
-    assert {c["decision"]["key"] for c in running} == set(account["open"])
-    for c in campaign.store.candidates():
-        attempts = [j for j in dispatcher.jobs.values() if j.material_id == c["material_id"]]
-        assert len(attempts) == len({j.key for j in attempts}) == c.get("attempts", 0)
-        assert c.get("failures", 0) <= campaign.config.max_attempts
-        if c["status"] != "pending":
-            assert c.get("decision", {}).get("reason") or c["status"] == "rejected"
 
 
 def test_lowest_predicted_sc_goes_first_and_only_below_the_threshold(database: Database[Any], tmp_path: Path) -> None:
@@ -325,17 +179,18 @@ def test_a_crash_before_the_reservation_gives_the_candidate_back(database: Datab
     campaign.store.move("a", ["pending"], "reserved", decision={"key": "k"}, attempts=1)
     campaign.step()
     c = campaign.store.candidate("a")
-    assert (c["status"], c["attempts"]) == ("running", 1)
+    # The first attempt's key is not used again: whoever claimed it may still be about to reserve under it.
+    assert (c["status"], c["attempts"], len(dispatcher.jobs)) == ("running", 2, 1)
     check_promises(campaign, dispatcher)
 
 
 def test_two_steps_at_once_are_one_step_and_another_round(database: Database[Any], tmp_path: Path) -> None:
     campaign, _ = begin(database, tmp_path)
-    epoch = campaign.store.take_lease("someone else")
+    epoch = campaign.store.lease.take("someone else")
     assert epoch is not None
     assert campaign.step().busy
     assert campaign.store.step_requested()
-    campaign.store.drop_lease(epoch)
+    campaign.store.lease.drop(epoch)
     assert not campaign.step().busy
     assert not campaign.store.step_requested()
 
@@ -344,15 +199,15 @@ def test_a_lease_dies_with_its_holder(database: Database[Any], tmp_path: Path) -
     campaign, _ = begin(database, tmp_path)
     ended = subprocess.Popen([sys.executable, "-c", "pass"])
     ended.wait()
-    assert campaign.store.take_lease(f"{socket.gethostname()}:{ended.pid}") is not None
+    assert campaign.store.lease.take(f"{socket.gethostname()}:{ended.pid}") is not None
     assert not campaign.step().busy
-    assert campaign.store.take_lease(f"another-host:{ended.pid}") is not None
+    assert campaign.store.lease.take(f"another-host:{ended.pid}") is not None
     assert campaign.step().busy
 
 
 def test_foreign_weights_are_never_mixed_with_own_labels(database: Database[Any], tmp_path: Path) -> None:
-    campaign, dispatcher = begin(database, tmp_path, max_in_flight=30, budget_cpu_h=9.0, predictor={"retrain_every": 1})
-    database["models"].update_one({"model_id": "m0"}, {"$set": {"settings_hash": "another"}})
+    many = {"max_in_flight": 30, "budget_cpu_h": 9.0, "predictor": {"retrain_every": 1}}
+    campaign, dispatcher = begin(database, tmp_path, weights="another", **many)
     campaign.add([crystal(f"x{i:02d}", 0.3 + 0.01 * i) for i in range(22)], [])
     campaign.step()
     keys = list(dispatcher.jobs)
@@ -362,6 +217,100 @@ def test_foreign_weights_are_never_mixed_with_own_labels(database: Database[Any]
     dispatcher.outcomes[keys[19]] = Result(Computed(0.5))
     assert campaign.step().learning
     assert campaign.learn(dispatcher.learning[0]) == "own20"
+    # The first weights stay foreign: the second round, too, learns from the campaign's own labels alone.
+    dispatcher.outcomes[keys[20]] = Result(Computed(0.5))
+    assert campaign.step().learning
+    assert campaign.learn(dispatcher.learning[1]) == "own21"
+
+
+def widths(campaign: Campaign) -> list[float]:
+    return [c["prediction"]["sc_hi"] - c["prediction"]["sc_lo"] for c in campaign.store.candidates("pending")]
+
+
+def test_weights_of_another_kind_of_label_start_uncalibrated(database: Database[Any], tmp_path: Path) -> None:
+    crystals = [crystal(f"x{i}", 0.3 + 0.05 * i) for i in range(4)]
+    own, _ = begin(database, tmp_path)
+    own.add(crystals, [])
+    assert own.store.campaign()["calibration"] == "held_out"
+    known = widths(own)
+    for name in ("campaigns", "candidates", "models", "events"):
+        database[name].delete_many({})
+    foreign, dispatcher = begin(database, tmp_path, weights="another")
+    foreign.add(crystals, [])
+    assert widths(foreign) == pytest.approx([2 * w for w in known])
+    status = recalibration.standing(foreign.store).summary()
+    assert (status["state"], status["n_random"], status["coverage"]) == ("uncalibrated", 0, None)
+    assert "another" in status["message"] and HASH in status["message"]
+    (event,) = [e for e in foreign.store.events() if e["kind"] == "calibration"]
+    assert event["message"] == status["message"]
+    # Labels that a policy chose change nothing of it.
+    foreign.step()
+    for key in dispatcher.jobs:
+        dispatcher.outcomes[key] = Result(Computed(0.5))
+    foreign.step()
+    record = compile_record(foreign.store)
+    assert record.summary["calibration"]["state"] == "uncalibrated"
+    assert {d["calibration"] for d in record.decisions} == {"uncalibrated"}
+
+
+def test_another_engine_with_the_same_settings_is_another_kind(database: Database[Any], tmp_path: Path) -> None:
+    campaign, _ = begin(database, tmp_path)
+    database["models"].update_many({}, {"$set": {"engine": "yambo"}})
+    campaign.add([crystal("a", 0.5)], [])
+    assert campaign.store.campaign()["calibration"] == "uncalibrated"
+    assert f"labels of yambo {HASH}, this campaign computes gpaw {HASH}" in campaign.store.events()[-1]["message"]
+
+
+def test_thirty_random_labels_calibrate_a_campaign_anew(database: Database[Any], tmp_path: Path) -> None:
+    """Every SC computed lies two spreads (2 x 0.05) above its prediction: the intervals become +- 0.1."""
+    many = {"max_in_flight": 10, "budget_cpu_h": 9.0, "predictor": {"retrain_every": 1000}}
+    campaign, dispatcher = begin(database, tmp_path, weights="another", policy={"name": "random"}, **many)
+    campaign.add([crystal(f"x{i:02d}", 0.2 + 0.01 * i) for i in range(60)], [])
+    while campaign.store.counts().get("done", 0) < 30:
+        assert campaign.store.campaign()["calibration"] == "uncalibrated"
+        campaign.step()
+        for job in dispatcher.waiting():
+            c = campaign.store.candidate(job.material_id)
+            dispatcher.outcomes[job.key] = Result(Computed(c["decision"]["sc_mean"] + 0.1))
+    assert campaign.store.campaign()["calibration"] == "random_draws"
+    pending = [c["prediction"] for c in campaign.store.candidates("pending")]
+    assert pending and all(p["calibration"] == "random_draws" for p in pending)
+    for p in pending:
+        assert (p["sc_hi"] - p["sc_mean"], p["sc_mean"] - p["sc_lo"]) == pytest.approx((0.1, 0.1))
+    # Doubled, the 40 scores from 0.05 to 2 gave +- 0.18: each of the 30 lay within what was stated for it.
+    found = recalibration.standing(campaign.store).summary()
+    assert found["n_random"] == 30
+    assert (found["coverage"]["inside"], found["coverage"]["n"]) == (30, 30)
+    assert "30 of 30 random draws lay within theirs, 100 % (95 % confidence 88 to 100 %)" in found["message"]
+    kinds = [e["kind"] for e in campaign.store.events()]
+    assert kinds.count("calibration") == 2
+
+
+def test_a_label_keeps_what_was_predicted_before_it(database: Database[Any], tmp_path: Path) -> None:
+    campaign, dispatcher = begin(database, tmp_path)
+    campaign.add([crystal("a", 0.5)], [])
+    campaign.step()
+    (key,) = dispatcher.jobs
+    dispatcher.outcomes[key] = Result(Computed(0.9))
+    campaign.step()
+    (label,) = campaign.store.labels(HASH)
+    decision = campaign.store.candidate("a")["decision"]
+    assert label["prediction"] == {k: decision[k] for k in label["prediction"]}
+    assert label["prediction"]["sc_mean"] == pytest.approx(0.5)
+    assert label["random_draw"] is False
+
+
+def test_a_crystal_out_of_domain_is_told_wherever_it_is_decided(database: Database[Any], tmp_path: Path) -> None:
+    campaign, _ = begin(database, tmp_path)
+    campaign.shelf.models["m0"].foreign = {"Mg", "O"}  # type: ignore[attr-defined]
+    campaign.add([crystal("a", 0.5), crystal("b", 0.9)], [])
+    for choice in campaign.plan():
+        assert "unlike every crystal" in choice.reason
+        assert choice.prediction["out_of_domain"] is True
+    campaign.step()
+    rows = compile_record(campaign.store).decisions
+    assert all(row["out_of_domain"] is True for row in rows)
+    assert "unlike every crystal" in rows[0]["reason"]
 
 
 def test_the_record_has_a_row_and_a_reason_for_everything(database: Database[Any], tmp_path: Path) -> None:
@@ -413,45 +362,3 @@ def test_an_unknown_campaign_or_material_is_named(database: Database[Any], tmp_p
     campaign, _ = begin(database, tmp_path)
     with pytest.raises(SelectorError, match="'zzz' is not in campaign"):
         campaign.store.candidate("zzz")
-
-
-OUTCOMES: dict[str, Callable[[], Result | Failure]] = {
-    "result": lambda: Result(Computed(0.55)),
-    "metal": lambda: Failure("Metallic", "no gap", 9.0, retry=False),
-    "timeout": lambda: Failure("TimedOut", "slow", 1e6, retry=True),
-    "vanished": lambda: Failure("Vanished", "gone", None, retry=True),
-    "stopped": lambda: Failure("Interrupted", "stopped", 2.0, retry=False, interrupted=True),
-}
-
-
-@settings(max_examples=12)
-@given(st.lists(st.sampled_from([*OUTCOMES, "step", "crash", "learn"]), min_size=5, max_size=40), st.randoms())
-def test_promises_hold_in_any_order_of_events(
-    database: Database[Any], tmp_path: Path, events: list[str], rng: Any
-) -> None:
-    for name in ("campaigns", "candidates", "spectra", "labels", "models", "events", "ledger"):
-        database[name].delete_many({})
-    campaign, dispatcher = begin(database, tmp_path, budget_cpu_h=0.15)
-    campaign.add([crystal(f"x{i}", 0.3 + 0.06 * i) for i in range(9)], [])
-    recorded: dict[str, str] = {}
-    for event in [*events, *["step", "result", "result", "learn"] * 15]:
-        waiting = dispatcher.waiting()
-        if event in OUTCOMES and waiting:
-            dispatcher.outcomes[rng.choice(waiting).key] = OUTCOMES[event]()
-        elif event == "crash":
-            dispatcher.crash = True
-            with contextlib.suppress(ConnectionError):
-                campaign.step()
-            dispatcher.crash = False
-        elif event == "learn" and dispatcher.learning:
-            campaign.learn(dispatcher.learning[-1])
-        elif event == "step":
-            campaign.step()
-            check_promises(campaign, dispatcher)
-            # Invariant 1: what was recorded once stays, and is not computed again.
-            for c in campaign.store.candidates("done"):
-                assert recorded.setdefault(c["material_id"], c["decision"]["key"]) == c["decision"]["key"]
-    campaign.step()
-    assert campaign.store.campaign()["state"] == "finished"
-    assert not campaign.store.candidates("pending", "reserved", "running")
-    assert database["labels"].count_documents({}) == campaign.store.counts().get("done", 0)

@@ -19,14 +19,42 @@ import pytest
 from rich.console import Console
 
 import models
+from fw_tasks.launch import open_campaign
+from selector.chronicle import compile_record
+from selector.config import load_config
 from selector.errors import UsageError
-from selector.report import DECISION_COLUMNS, CampaignRecord, decision_table, write_decisions_csv, write_report
+from selector.report import (
+    DECISION_COLUMNS,
+    CampaignRecord,
+    MaterialMap,
+    decision_table,
+    write_decisions_csv,
+    write_map,
+    write_report,
+)
 from selector.report.figures import burn_down, parity, sc_distribution, thin_spectra
-from selector.report.page import MAX_ROWS, formula_html, render_page
+from selector.report.material_map import map_figures, map_payload
+from selector.report.page import MAX_ROWS, formula_html, render_map, render_page
 from selector.spectra import ENERGY_EV, Spectrum, similarity
 
 N_COMPUTED, N_KEPT, BUDGET_CPU_H, THRESHOLD = 12, 26, 0.12, 0.72
 HOSTILE = "<script>document.title='owned'</script>"
+
+
+def calibration(message: str | None = None, n: int = 0, inside: int = 0) -> dict:
+    """What the intervals rest on; uncalibrated where there is a message."""
+    return {
+        "state": "uncalibrated" if message else "held_out", "message": message or "held-out errors",
+        "weights": "gpaw a", "own": "gpaw b", "n_random": n, "n_random_needed": 30,
+        "coverage": {"inside": inside, "n": n, "lo": 0.7, "hi": 0.97} if n else None,
+    }  # fmt: skip
+
+
+BOUND = {
+    "kind": "final", "share": 0.115, "n_drawn": 12, "n_below": 0, "n_failed": 0,
+    "sentence": "Of the 26 materials left at IPA, at most 11.6 % (95 %) have SC below 0.72: of 12 drawn at random, "
+    "0 below.",
+}  # fmt: skip
 
 
 def real_labels(n: int) -> list[dict]:
@@ -60,11 +88,16 @@ def fabricate(labels: list[dict], seed: int = 7) -> CampaignRecord:
         row = {
             "material_id": m["mat_id"], "formula": m["formula"], "sc_pred": pred[i], "sc_lo": pred[i] - half[i],
             "sc_hi": min(pred[i] + half[i], 1.0), "sc_computed": None, "cost_predicted_cpu_h": 1.1 * cost,
-            "cost_cpu_h": None, "model_id": f"sc-{model_round:010x}",
+            "cost_cpu_h": None, "model_id": f"sc-{model_round:010x}", "out_of_domain": bool(rank % 9 == 8),
+            "calibration": "held_out", "p_low": 0.4, "policy": "threshold", "purpose": None, "random_draw": False,
+            "audit_probability": 0.0, "attempt": None, "fw_id": None, "outcome": None, "by_hand": None,
         }  # fmt: skip
         if rank <= N_COMPUTED:
             failed = rank == N_COMPUTED
             row |= {"level": "rpa", "status": "failed" if failed else "done", "cost_cpu_h": cost}
+            row |= {"purpose": "rpa", "attempt": 1, "fw_id": 10 + rank, "outcome": "TimedOut" if failed else "done"}
+            if rank == 3:
+                row |= {"random_draw": True, "audit_probability": 0.125}
             row["reason"] = "TimedOut: 120 s" if failed else f"lowest predicted SC, {pred[i]:.3f} < {THRESHOLD:g}"
             time = begin + timedelta(seconds=25 * rank)
             reserve = {"event": "reserve", "cpu_h": 1.6 * cost, "spent_cpu_h": spent, "reserved_cpu_h": 1.6 * cost}
@@ -98,11 +131,18 @@ def fabricate(labels: list[dict], seed: int = 7) -> CampaignRecord:
         "settings_hash": "0123456789ab", "budget_cpu_h": BUDGET_CPU_H, "spent_cpu_h": spent, "reserved_cpu_h": 0.0,
         "n_candidates": len(decisions), "counts": {s: statuses.count(s) for s in dict.fromkeys(statuses)},
         "created": (begin - timedelta(seconds=20)).isoformat(), "updated": (begin + timedelta(seconds=340)).isoformat(),
-        "recorded_hash_note": None,
+        "calibration": calibration(), "bound": BOUND, "updates": {"accepted": 1, "rejected": 1, "last": None},
+        "audit_available_cpu_h": 0.01, "by_purpose": {"rpa": spent, "learn": 0.0}, "by_stage": {"ground_state": spent},
+        "errors": [
+            {"round": 0, "model_id": "sc-0000000000", "n": 5, "mae": 0.0771, "n_random": 1, "mae_random": 0.0812},
+            {"round": 1, "model_id": "sc-0000000001", "n": 7, "mae": 0.0432, "n_random": 0, "mae_random": None},
+        ],
     }  # fmt: skip
+    gate = {"old_error": 0.061, "new_error": 0.052, "standard_error": 0.004, "n_labels": 5}
     rounds = [
         {"round": r, "model_id": f"sc-{r:010x}", "parent": f"sc-{r - 1:010x}" if r else None, "n_new_labels": 5 * r,
-         "created": (begin + timedelta(seconds=125 * r)).isoformat(), "oof_mae": 0.046 - 0.002 * r}
+         "created": (begin + timedelta(seconds=125 * r)).isoformat(), "oof_mae": 0.046 - 0.002 * r,
+         "accepted": r < 2, "gate": gate | {"accepted": r < 2} if r else None}
         for r in range(3)
     ]  # fmt: skip
     return CampaignRecord(summary, decisions, predictions, rounds, ledger, spectra, events)
@@ -117,7 +157,7 @@ def record() -> CampaignRecord:
 def fresh(record: CampaignRecord) -> CampaignRecord:
     """The same campaign before anything was predicted or computed."""
     unknown = dict.fromkeys(
-        ("sc_pred", "sc_lo", "sc_hi", "sc_computed", "cost_predicted_cpu_h", "cost_cpu_h", "model_id")
+        ("out_of_domain", "sc_pred", "sc_lo", "sc_hi", "sc_computed", "cost_predicted_cpu_h", "cost_cpu_h", "model_id")
     )
     rows = [d | unknown | {"level": "ipa", "status": "pending", "reason": None} for d in record.decisions[:5]]
     summary = record.summary | {"state": "running", "stop_reason": None, "spent_cpu_h": 0.0, "counts": {"pending": 5}}
@@ -176,10 +216,12 @@ def test_decisions_csv_has_a_row_for_every_candidate_and_the_columns_users_rely_
     for row in rows:
         for key in DECISION_COLUMNS:
             expected = by_id[row["material_id"]][key]
-            if isinstance(expected, float):
+            if isinstance(expected, bool):
+                assert row[key] == str(expected)
+            elif isinstance(expected, float):
                 assert float(row[key]) == pytest.approx(expected, rel=1e-5)
             else:
-                assert row[key] == (expected or "")
+                assert row[key] == str(expected or "")
 
 
 def test_decisions_come_rpa_first_then_by_predicted_sc(record, tmp_path):
@@ -264,16 +306,54 @@ def test_page_says_what_was_done_and_why(record):
     assert re.search(rf"{below}\s+of these below 0\.72", page.visible)
 
 
+def test_page_tells_bound_updates_errors_and_how_each_material_was_chosen(record):
+    page = Page(render_page(record))
+    text = " ".join(page.visible.split())
+    assert BOUND["sentence"] in text
+    assert "1 accepted, 1 rejected" in text
+    assert "0.077" in text and "0.081" in text and "0.043" in text
+    (refused,) = [row for row in page.rows if "rejected: held-out error 0.052, the standing model's 0.061" in row]
+    assert "sc-0000000002" in refused
+    # The model that stands is the last that was accepted, not the last that was made.
+    assert re.search(r"Model\s*sc-0000000001", page.visible)
+    (by_lot,) = [d["material_id"] for d in record.decisions if d["random_draw"]]
+    (row,) = [row for row in page.rows if by_lot in row and "lot, with probability 0.125" in row]
+    assert "firework 13, attempt 1" in row
+    assert sum("threshold" in row and "firework" in row for row in page.rows) == N_COMPUTED
+
+
+def test_a_replayed_campaign_fills_the_page(replayed, tmp_path):
+    store = open_campaign(load_config(replayed)).store
+    record = compile_record(store)
+    page = Page(write_report(record, tmp_path)["html"].read_text())
+    text = " ".join(page.visible.split())
+    assert store.campaign()["audit"]["bound"]["sentence"] in text
+    rows = {row["material_id"]: row for row in read_csv(tmp_path / "decisions.csv")}
+    for c in store.candidates():
+        row = rows[c["material_id"]]
+        if c["status"] in ("done", "failed"):
+            assert row["fw_id"] == str(c["decision"]["fw_id"])
+            assert row["outcome"] == c["decision"]["outcome"]["status"]
+        if c["status"] != "rejected":
+            assert float(row["p_low"]) == pytest.approx(c["decision"]["p_low"], rel=1e-5)
+    assert {row["purpose"] for row in rows.values()} == {"rpa", "audit", ""}
+    learned = store.model_history()[1]
+    assert learned["accepted"] is any(f"{learned['model_id']}" in row and "accepted" in row for row in page.rows)
+
+
 def test_texts_of_the_record_are_escaped_everywhere(record):
     hostile = dataclasses.replace(
         record,
-        summary=record.summary | {"name": HOSTILE, "stop_reason": HOSTILE, "recorded_hash_note": HOSTILE},
+        summary=record.summary
+        | {"name": HOSTILE, "stop_reason": HOSTILE, "calibration": calibration(HOSTILE)}
+        | {"bound": BOUND | {"sentence": HOSTILE}, "by_purpose": {HOSTILE: 1.0}, "by_stage": {HOSTILE: 1.0}},
         decisions=[d | {"formula": HOSTILE, "reason": HOSTILE, "model_id": HOSTILE} for d in record.decisions],
         predictions=[p | {"formula": HOSTILE, "model_id": HOSTILE} for p in record.predictions],
         models=[m | {"model_id": HOSTILE, "parent": HOSTILE} for m in record.models],
         ledger=[e | {"material_id": HOSTILE} for e in record.ledger],
         spectra={HOSTILE: next(iter(record.spectra.values())) | {"formula": HOSTILE}},
         events=[e | {"kind": HOSTILE, "message": HOSTILE} for e in record.events],
+        map=MaterialMap([p | {"formula": HOSTILE, "material_id": HOSTILE} for p in scattered(record).points], HOSTILE),
     )
     page = Page(render_page(hostile))
     assert HOSTILE not in render_page(hostile)
@@ -374,7 +454,7 @@ def test_a_campaign_without_results_is_a_sensible_page(fresh, tmp_path):
     assert page.visible.count("Nothing computed yet.") == 2
     assert "Nothing predicted yet." in page.visible
     assert "No CPU-hours reserved or spent yet." in page.visible
-    assert page.payload == {"figures": {}, "spectra": [], "name": "demo"}
+    assert page.payload == {"figures": {}, "spectra": [], "map": None, "name": "demo"}
     assert "pending" in terminal(fresh) or "ipa" in terminal(fresh)
 
 
@@ -465,3 +545,131 @@ def test_a_user_sorts_filters_and_picks_a_spectrum(record, tmp_path):
     second = thin_spectra(record)[1]
     assert said["picked"] == second["material_id"]
     assert said["rpa"] == second["rpa"][:50]
+
+
+# -- the map ----------------------------------------------------------------------------------------------------------
+
+
+def scattered(record: CampaignRecord, note: str | None = None) -> MaterialMap:
+    """Every candidate somewhere, with spectra for all but the one of highest SC (all the same, for want of a model)."""
+    rng = np.random.default_rng(3)
+    rows = [d for d in record.decisions if d["status"] != "rejected"]
+    keys = ("material_id", "formula", "sc_pred", "sc_lo", "sc_hi", "sc_computed", "out_of_domain")
+    points = [{k: d[k] for k in keys} | {"x": rng.normal(), "y": rng.normal()} for d in rows]
+    some = next(iter(record.spectra.values()))
+    spectra = {k: some[k] for k in ("energy_ev", "ipa_im", "rpa_im")}
+    lacking = max(rows, key=lambda d: d["sc_pred"])["material_id"]
+    predicted = {d["material_id"]: spectra for d in rows if d["material_id"] != lacking}
+    return MaterialMap(points, "sc-0123456789", predicted, note)
+
+
+def test_the_map_shows_every_material_once_by_what_is_known_of_it(record):
+    drawn = scattered(record)
+    figure = map_figures(drawn)["map"]
+    data = {t.legendgroup: t for t in figure.data if t.customdata}
+    known = [i for i, p in enumerate(drawn.points) if p["sc_computed"] is not None]
+    outside = [i for i, p in enumerate(drawn.points) if p["out_of_domain"] and i not in known]
+    assert list(data["SC computed"].customdata) == known
+    assert list(data["predicted, out of domain"].customdata) == outside
+    assert sorted(i for t in data.values() for i in t.customdata) == list(range(len(drawn.points)))
+    assert len({t.marker.symbol for t in data.values()}) == 3
+    for trace in data.values():
+        for i, x, colour, text in zip(trace.customdata, trace.x, trace.marker.color, trace.hovertext, strict=True):
+            p = drawn.points[i]
+            assert x == p["x"]
+            assert colour == (p["sc_pred"] if p["sc_computed"] is None else p["sc_computed"])
+            assert p["formula"] in text and p["material_id"] in text
+            assert f"predicted {p['sc_pred']:.3f} [{p['sc_lo']:.3f}, {p['sc_hi']:.3f}]" in text
+            assert ("unlike every crystal" in text) == p["out_of_domain"]
+
+
+def test_computed_spectra_are_not_predicted_a_second_time(record):
+    payload = map_payload(scattered(record), set(record.spectra))
+    assert not {s["material_id"] for s in payload["predicted"]} & set(record.spectra)
+    assert len(payload["predicted"]) == N_KEPT  # the failed one and those left at IPA, less the one without
+    (length,) = {len(s["ipa"]) for s in payload["predicted"]}
+    assert payload["predicted"][0]["step_ev"] * (length - 1) == pytest.approx(20.0)
+
+
+def test_the_map_stands_in_the_report_and_alone(record, tmp_path):
+    drawn = scattered(record, note="39 of 50 materials are drawn")
+    page = Page(render_page(dataclasses.replace(record, map=drawn)))
+    assert {"map", "map-spectra"} <= set(page.payload["figures"])
+    write_map(drawn, tmp_path / "sub" / "map.html", "halides", record)
+    alone = Page((tmp_path / "sub" / "map.html").read_text(encoding="utf-8"))
+    assert set(alone.payload["figures"]) == {"map", "map-spectra"}
+    assert {s["material_id"] for s in alone.payload["spectra"]} == set(record.spectra)
+    assert "halides" in alone.visible
+    for source in (page, alone):
+        assert "39 of 50 materials are drawn" in source.visible
+        assert len(source.payload["map"]["points"]) == len(drawn.points)
+        assert not [a for _, a in source.tags if "src" in a]
+    assert Page(render_map(drawn, "files")).payload["spectra"] == []
+
+
+def test_a_report_without_a_map_says_why_or_nothing(record):
+    assert "Map" not in Page(render_page(record)).visible
+    page = Page(render_page(dataclasses.replace(record, map=MaterialMap([], "sc-1", note="umap-learn is missing"))))
+    assert "umap-learn is missing" in page.visible
+    assert "map" not in page.payload["figures"]
+
+
+def test_an_uncalibrated_campaign_is_told_as_such(record):
+    summary = record.summary | {"calibration": calibration("the weights know another kind of label", n=9, inside=8)}
+    page = Page(render_page(dataclasses.replace(record, summary=summary)))
+    assert "the weights know another kind of label" in page.visible
+    assert "uncalibrated, widened" in page.visible
+    assert "Of 9 random draws, 8 lay within theirs: 89 % (95 % confidence 70 to 97 %)" in page.visible
+    calm = Page(render_page(record)).visible
+    assert "coverage is not measured" in calm
+    assert "uncalibrated" not in calm
+
+
+LOOKED_AT = """<script>
+const plot = document.getElementById("plot-map"), side = document.getElementById("plot-map-spectra");
+const text = (id) => document.getElementById(id).textContent;
+const seen = () => ({ id: text("map-id"), formula: document.getElementById("map-formula").innerHTML, sc: text("map-sc"),
+  source: text("map-source"), rpa: [...side.data[1].y].slice(0, 50), dash: side.data[0].line.dash,
+  ring: [...plot.data.at(-1).x] });
+const hover = (i) => plot.emit("plotly_hover", { points: [{ customdata: i }] });
+const click = (i) => plot.emit("plotly_click", { points: [{ customdata: i }] });
+const said = { first: seen() };
+hover(PREDICTED);
+said.predicted = seen();
+hover(LACKING);
+said.lacking = seen();
+click(PREDICTED);
+hover(0);
+said.kept = seen();
+click(PREDICTED);
+hover(0);
+said.released = seen();
+document.body.append(Object.assign(document.createElement("pre"), { id: "said", textContent: JSON.stringify(said) }));
+</script></body>"""
+
+
+@pytest.mark.chromium
+def test_a_user_looks_at_materials_on_the_map(record, tmp_path):
+    drawn = scattered(record)
+    lacking = max(range(len(drawn.points)), key=lambda i: drawn.points[i]["sc_pred"])
+    predicted = next(i for i, p in enumerate(drawn.points) if p["sc_computed"] is None and i != lacking)
+    script = LOOKED_AT.replace("PREDICTED", str(predicted)).replace("LACKING", str(lacking))
+    page = tmp_path / "map.html"
+    page.write_text(render_map(drawn, "halides", record).replace("</body>", script), encoding="utf-8")
+    dom = dump_dom(page, tmp_path / "profile")
+    said = json.loads(html.unescape(re.search(r'<pre id="said">(.*?)</pre>', dom).group(1)))
+    lowest = min(drawn.points, key=lambda p: p["sc_pred"] if p["sc_computed"] is None else p["sc_computed"])
+    assert (said["first"]["id"], said["first"]["dash"]) == (lowest["material_id"], "solid")
+    assert said["first"]["formula"] == str(formula_html(lowest["formula"]))
+    assert f"SC computed {lowest['sc_computed']:.3f}" in said["first"]["sc"]
+    assert said["first"]["ring"] == [lowest["x"]]
+    thin = next(s for s in thin_spectra(record) if s["material_id"] == lowest["material_id"])
+    assert said["first"]["rpa"] == thin["rpa"][:50]
+    p = drawn.points[predicted]
+    assert (said["predicted"]["id"], said["predicted"]["dash"]) == (p["material_id"], "dash")
+    assert "predicted from the structure" in said["predicted"]["source"]
+    assert said["predicted"]["ring"] == [p["x"]]
+    assert said["lacking"]["rpa"] == []
+    assert said["lacking"]["source"] == "No spectrum of it is known."
+    assert said["kept"]["id"] == p["material_id"]
+    assert said["released"]["id"] == drawn.points[0]["material_id"]
