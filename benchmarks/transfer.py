@@ -55,9 +55,9 @@ def subsets(labels: Sequence[Label], rows: NDArray[np.int64], seed: int) -> dict
     """Nested random subsets of `rows` by number of labels, and those of small cells."""
     order = np.random.default_rng(seed).permutation(rows)
     levels = [n for n in LEVELS_N if n < len(rows)]
-    if not levels or len(rows) > 1.2 * levels[-1]:
-        levels.append(len(rows))
     out = {f"n = {n}": order[:n] for n in levels}
+    if not levels or len(rows) > 1.2 * levels[-1]:
+        out["n = all"] = order
     cells = {f"cells <= {k}": rows[[len(labels[i].structure) <= k for i in rows]] for k in SMALL_CELLS}
     return out | {name: chosen for name, chosen in cells.items() if len(chosen) >= 10}
 

@@ -433,7 +433,7 @@ def test_promises_hold_whatever_happens(database: Database[Any], tmp_path: Path)
 
 @pytest.mark.slow
 def test_promises_hold_for_long(database: Database[Any], tmp_path: Path) -> None:
-    play(database, tmp_path, examples=300, steps=50)
+    play(database, tmp_path, examples=100, steps=50)
 
 
 SLEEPS = [
