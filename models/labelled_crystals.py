@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
-from models.labels import reduced_formula
 from models.spectrum_model import check_elements
-from selector.errors import SelectorError
+from models.training_rows import UNNAMED, checked
 
 Array = NDArray[np.float64]
-UNNAMED = "unnamed"
 
 
 @dataclass(frozen=True)
@@ -55,18 +53,7 @@ class LabelledCrystals:
         SelectorError
             A label is NaN or above 1, or an element has no input in the paper's network.
         """
-        target = np.asarray(sc, dtype=float)
-        names = tuple(formulas) if formulas is not None else tuple(reduced_formula(s) for s in structures)
-        ids = tuple(material_ids) if material_ids is not None else (UNNAMED,) * len(structures)
-        if not len(structures) or {target.shape, (len(names),), (len(ids),)} != {(len(structures),)}:
-            raise SelectorError(
-                f"{len(structures)} structures, {target.size} SC, {len(names)} formulas: a label needs one of each"
-            )
-        for name, material_id, value in zip(names, ids, target, strict=True):
-            if not (np.isfinite(value) and value <= 1.0):
-                raise SelectorError(
-                    f"{material_id} ({name}): SC is {value}, not a number up to 1: leave this label out"
-                )
+        target, names, ids = checked(structures, sc, formulas, material_ids)
         check_elements(structures, [i if i != UNNAMED else f for i, f in zip(ids, names, strict=True)])
         folds = {} if known is None else dict(zip(known.formulas, known.fold.tolist(), strict=True))
         new = sorted(set(names) - folds.keys())

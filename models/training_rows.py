@@ -20,6 +20,34 @@ Array = NDArray[np.float64]
 UNNAMED = "unnamed"
 
 
+def checked(
+    structures: Sequence[Structure],
+    sc: Sequence[float] | Array,
+    formulas: Sequence[str] | None,
+    material_ids: Sequence[str] | None,
+) -> tuple[Array, tuple[str, ...], tuple[str, ...]]:
+    """SC, reduced formula and id of n labels; formulas are the structures' and ids `UNNAMED` where they are None.
+
+    Raises
+    ------
+    SelectorError
+        Not one of each for every structure, or an SC that is NaN or above 1.
+    """
+    target = np.asarray(sc, dtype=float)
+    names = tuple(formulas) if formulas is not None else tuple(reduced_formula(s) for s in structures)
+    ids = tuple(material_ids) if material_ids is not None else (UNNAMED,) * len(structures)
+    if not len(structures) or {target.shape, (len(names),), (len(ids),)} != {(len(structures),)}:
+        raise SelectorError(
+            f"{len(structures)} structures, {target.size} SC, {len(names)} formulas, {len(ids)} ids: "
+            "a label needs one of each"
+        )
+    bad = ~(np.isfinite(target) & (target <= 1.0))
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise SelectorError(f"{ids[k]} ({names[k]}): SC is {target[k]}, not a number up to 1: leave this label out")
+    return target, names, ids
+
+
 @dataclass(frozen=True)
 class TrainingRows:
     """What a predictor was trained on; enough to train it again with more.
@@ -51,18 +79,7 @@ class TrainingRows:
         blocks: tuple[str, ...],
     ) -> TrainingRows:
         """Check labels and describe their crystals."""
-        target = np.asarray(sc, dtype=float)
-        names = tuple(formulas) if formulas is not None else tuple(reduced_formula(s) for s in structures)
-        ids = tuple(material_ids) if material_ids is not None else (UNNAMED,) * len(structures)
-        if not len(structures) or {target.shape, (len(names),), (len(ids),)} != {(len(structures),)}:
-            raise SelectorError(
-                f"{len(structures)} structures, {target.size} SC, {len(names)} formulas, {len(ids)} ids: "
-                "a label needs one of each"
-            )
-        bad = ~(np.isfinite(target) & (target <= 1.0))
-        if bad.any():
-            k = int(np.argmax(bad))
-            raise SelectorError(f"{ids[k]} ({names[k]}): SC is {target[k]}, not a number up to 1: leave this label out")
+        target, names, ids = checked(structures, sc, formulas, material_ids)
         seen = np.zeros(N_ELEMENTS + 1, dtype=bool)
         for s in structures:
             seen[atomic_numbers(s)] = True

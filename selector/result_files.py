@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -70,7 +71,7 @@ def _library(name: str, form: str) -> Any:
         raise SelectorError(f"{form} files need {package}, which is not installed: pip install '{EXTRA}'") from None
 
 
-class _Files:
+class _Files(ABC):
     """Files that get their names when everything is written, or leave nothing behind."""
 
     names: tuple[str, ...]
@@ -92,8 +93,9 @@ class _Files:
             else:
                 part.unlink(missing_ok=True)
 
+    @abstractmethod
     def _close(self) -> None:
-        raise NotImplementedError
+        """Close what is open."""
 
     def _about(self) -> dict[str, str]:
         return {"campaign": self.campaign, "energy": "eV", "eps": "relative permittivity", **ABOUT_COLUMNS}
