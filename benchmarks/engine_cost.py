@@ -1,7 +1,7 @@
 """Fit the cost formula of the GPAW engine to labels: python benchmarks/engine_cost.py [FOLDER] [--manifest FILE].
 
 Prints the constants of ``fw_tasks/engines/gpaw_cost.py``, the scatter of the fit, the scatter of labels left out one at
-a time, and what the constants in force would have said.
+a time, the share of ground state and bands, and what the constants in force would have said.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ def main() -> None:
     print("CONSTANT, BASIS_EXPONENT, K_EXPONENT = " + ", ".join(f"{c:.3f}" for c in constants))
     print(f"COST_LOG_SD = {sd:.3f}  (left out one at a time: {(residual / (1 - leverage)).std():.3f})")
     print(f"largest factor off: {np.exp(np.abs(residual).max()):.2f}")
+
+    stages = np.array([label.details["cpu_stage_s"] for label in labels if "cpu_stage_s" in label.details])
+    share = 1.0 - stages[:, -1] / stages.sum(axis=1)
+    low, high = np.quantile(share, [0.1, 0.9])
+    print(f"GROUND_STATE_SHARE = {np.median(share):.2f}  (four of five: {low:.2f} to {high:.2f})")
 
     in_force = [gpaw_cost.estimate_cpu_s(label.structure, label.settings) - gpaw_cost.START_CPU_S for label in labels]
     ratio = log_cpu - np.log(in_force)

@@ -12,8 +12,10 @@ from pymatgen.core import Structure
 
 from models.labels import reduced_formula
 from models.sc_predictor import MIN_FORMULAS, Prediction, SCPredictor
+from selector.errors import SelectorError
 from selector.predictions import PRIOR_SC, PRIOR_SPREAD
 from selector.protocols import Predictor
+from selector.spectra import Spectrum
 
 Array = NDArray[np.float64]
 
@@ -31,8 +33,16 @@ class MemoryShelf:
         self._models[predictor.model_id] = predictor
         return predictor.model_id
 
-    def train(self, structures: Sequence[Structure], sc: Sequence[float], engine: str, settings_hash: str) -> Predictor:
-        return Prior(engine, settings_hash).fine_tune(structures, sc)
+    def train(
+        self,
+        structures: Sequence[Structure],
+        sc: Sequence[float],
+        engine: str,
+        settings_hash: str,
+        *,
+        spectra: Sequence[Spectrum] | None = None,
+    ) -> Predictor:
+        return Prior(engine, settings_hash).fine_tune(structures, sc, spectra=spectra)
 
 
 @dataclass(frozen=True)
@@ -71,11 +81,15 @@ class Prior:
     def card(self) -> dict[str, Any]:
         return {"metrics": {}}
 
-    def predict(self, structures: Sequence[Structure]) -> Prediction:
+    def predict(self, structures: Sequence[Structure], spectra: Sequence[Spectrum] | None = None) -> Prediction:
         n = len(structures)
         return Prediction(np.full(n, PRIOR_SC), np.full(n, PRIOR_SPREAD), np.empty((n, 0)), np.zeros(n, dtype=bool))
 
-    def fine_tune(self, structures: Sequence[Structure], sc: Sequence[float]) -> Predictor:
+    def fine_tune(
+        self, structures: Sequence[Structure], sc: Sequence[float], *, spectra: Sequence[Spectrum] | None = None
+    ) -> Predictor:
+        if spectra is not None:
+            raise SelectorError("the prior reads no IPA spectra; begin with weights that do")
         crystals, values = (*self.structures, *structures), (*self.sc, *sc)
         if self.learns and len({reduced_formula(s) for s in crystals}) >= MIN_FORMULAS:
             return SCPredictor.fit(crystals, values, engine=self.engine, settings_hash=self.settings_hash)

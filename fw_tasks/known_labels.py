@@ -43,9 +43,10 @@ class KnownLabels:
     def check(self, structure: Structure) -> None:
         """Every known crystal has been computed: nothing to refuse."""
 
-    def estimate_cpu_h(self, structure: Structure) -> float:
+    def estimate_cpu_h(self, structure: Structure, level: str = "rpa") -> float:
         """What the engine's formula expects; the recorded cost is not looked at."""
-        return self._estimates[id(structure)]
+        share = gpaw_cost.IPA_SHARE if level == "ipa" else 1.0
+        return share * self._estimates[id(structure)]
 
     @cached_property
     def crystals(self) -> dict[str, Structure]:

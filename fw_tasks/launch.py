@@ -22,6 +22,7 @@ from fw_tasks.engines.base import EngineError, ProgramMissing
 from fw_tasks.lost import hold_lock, worker_name
 from fw_tasks.shelf import Shelf
 from fw_tasks.workflows import FireWorksDispatcher, index_keys
+from models.sc_predictor import SCPredictor
 from selector.campaign import Campaign
 from selector.config import CHANGEABLE, CampaignConfig
 from selector.errors import SelectorError, UsageError
@@ -84,21 +85,24 @@ def create_campaign(config: CampaignConfig, launchpad: LaunchPad) -> Campaign:
         raise UsageError(f"campaign '{config.campaign}' exists already in this database; choose another name")
     shelf = Shelf(config.folder / "models")
     engine = get_engine(config.engine.name, config.engine.preset, **config.engine.options)
-    predictor, file = shelf.adopt(config.predictor.checkpoint)
+    first: list[tuple[SCPredictor, str, dict[str, Any]]] = [(*shelf.adopt(config.predictor.checkpoint), {})]
+    if config.ipa != "skip":
+        first.append((*shelf.adopt(config.predictor.ipa_checkpoint, reads_ipa=True), {"reads_ipa": True}))
     store.create(config.public(), config.budget_cpu_h, engine.label_engine, engine.settings_hash, **config.account())
-    store.add_model(
-        predictor.model_id,
-        round=0,
-        parent=None,
-        file=file,
-        engine=predictor.engine,
-        settings_hash=predictor.settings_hash,
-        n_new_labels=0,
-        metrics=predictor.card.get("metrics", {}),
-    )
-    store.event(
-        "created", f"campaign '{config.campaign}' with {config.budget_cpu_h:g} CPU-h, model {predictor.model_id}"
-    )
+    for predictor, file, line in first:
+        store.add_model(
+            predictor.model_id,
+            round=0,
+            parent=None,
+            file=file,
+            engine=predictor.engine,
+            settings_hash=predictor.settings_hash,
+            n_new_labels=0,
+            metrics=predictor.card.get("metrics", {}),
+            **line,
+        )
+    models = " and ".join(predictor.model_id for predictor, _, _ in first)
+    store.event("created", f"campaign '{config.campaign}' with {config.budget_cpu_h:g} CPU-h, model {models}")
     return campaign_on(launchpad, config.campaign)
 
 

@@ -24,6 +24,8 @@ from fw_tasks.engines.base import EngineError
 from selector.errors import SelectorError
 
 T = TypeVar("T")
+LEVELS = {"ipa": ["ipa"], "rpa": ["ipa", "rpa"]}
+"""What a job of a level computes: RPA comes with the IPA spectrum that its SC is measured against."""
 CLAIM_GRACE_S = 60.0
 """A launch ends so many seconds after its time limit at the latest."""
 log = logging.getLogger(__name__)
@@ -53,7 +55,9 @@ class ComputeSpectrum(FiretaskBase):
         started = time.time()
         try:
             engine = get_engine(job["engine"]["name"], job["engine"]["preset"], **job["engine"]["options"])
-            calculation = engine.compute(job["material_id"], structure, ["ipa", "rpa"], workdir, job["time_limit_s"])
+            calculation = engine.compute(
+                job["material_id"], structure, LEVELS[job["level"]], workdir, job["time_limit_s"]
+            )
             calculation.save(result)
         except EngineError as e:
             _write_failure(workdir, e.reason, f"{e}; {e.remedy}", time.time() - started, retry=e.retry)
@@ -64,7 +68,8 @@ class ComputeSpectrum(FiretaskBase):
         except Exception as e:
             _write_failure(workdir, type(e).__name__, str(e).split("\n")[0], time.time() - started)
             raise
-        return FWAction(stored_data={"result": str(result), "wall_s": calculation.wall_s, "sc": calculation.sc})
+        sc = calculation.sc if job["level"] == "rpa" else None
+        return FWAction(stored_data={"result": str(result), "wall_s": calculation.wall_s, "sc": sc})
 
 
 class AttemptFailed(SelectorError):

@@ -27,26 +27,36 @@ def matern32(a: Array, b: Array, length: float) -> Array:
     return (1.0 + x) * np.exp(-x)
 
 
-def leave_group_out(inverse: Array, alpha: Array, groups: Sequence[NDArray[np.int64]]) -> tuple[Array, Array]:
-    """Residuals and variances of each row when its whole group is left out, each (n,), without a refit.
+def leave_group_out(
+    kernel: Array, noises: Sequence[float], targets: Array, groups: Sequence[NDArray[np.int64]]
+) -> tuple[Array, Array]:
+    """Residuals and variances of each row when its whole group is left out, each (k, n), without a refit.
+
+    Rasmussen and Williams, equations 5.10 to 5.12, for groups of any size. One decomposition serves every noise.
 
     Parameters
     ----------
-    inverse : (n, n), inverse of kernel plus noise
-    alpha : (n,), inverse times targets
+    kernel : (n, n)
+    noises : k variances, added to the kernel's diagonal in turn
+    targets : (n,)
     groups : row indices of each group
     """
-    variance = 1.0 / np.diag(inverse)
+    values, vectors = np.linalg.eigh(kernel)
+    # Of the inverse of kernel plus noise: its eigenvalues, its product with the targets, its diagonal.
+    weights = 1.0 / (np.maximum(values, 0.0) + np.asarray(noises)[:, None])
+    alpha = (weights * (vectors.T @ targets)) @ vectors.T
+    variance = 1.0 / (weights @ (vectors**2).T)
     residual = alpha * variance
     by_size: dict[int, list[NDArray[np.int64]]] = {}
     for rows in groups:
         by_size.setdefault(len(rows), []).append(rows)
     for size, alike in by_size.items():
         if size > 1:
-            k = np.array(alike)
-            block = np.linalg.inv(inverse[k[:, :, None], k[:, None, :]])
-            residual[k] = (block @ alpha[k][:, :, None])[:, :, 0]
-            variance[k] = np.diagonal(block, axis1=1, axis2=2)
+            rows = np.array(alike)
+            of_group = vectors[rows]
+            block = np.linalg.inv((of_group * weights[:, None, None, :]) @ of_group.swapaxes(1, 2))
+            residual[:, rows] = (block @ alpha[:, rows, None])[..., 0]
+            variance[:, rows] = np.diagonal(block, axis1=2, axis2=3)
     return residual, variance
 
 
@@ -86,16 +96,13 @@ class GaussianProcess:
         """
         members = _members(groups)
         mean = float(targets.mean())
-        y = targets - mean
         best: tuple[float, float, float, float] | None = None
         for length in LENGTHS:
-            values, vectors = np.linalg.eigh(matern32(rows, rows, length))
-            for noise in NOISES:
-                inverse = (vectors / (np.maximum(values, 0.0) + noise)) @ vectors.T
-                residual, variance = leave_group_out(inverse, inverse @ y, members)
-                error = float(np.abs(residual).mean())
-                if best is None or error < best[0]:
-                    best = (error, length, noise, float(np.sqrt(np.mean(residual**2 / variance))))
+            residual, variance = leave_group_out(matern32(rows, rows, length), NOISES, targets - mean, members)
+            errors = np.abs(residual).mean(axis=1)
+            k = int(np.argmin(errors))
+            if best is None or errors[k] < best[0]:
+                best = (float(errors[k]), length, NOISES[k], float(np.sqrt(np.mean(residual[k] ** 2 / variance[k]))))
         assert best is not None
         _, length, noise, scale = best
         return cls(rows, targets, length, noise, mean, max(scale, 1e-6))
@@ -103,8 +110,7 @@ class GaussianProcess:
     def held_out_residuals(self, groups: Sequence[str]) -> Array:
         """Target minus prediction of each row, (n,), when its whole group is left out; `groups` as in :meth:`fit`."""
         kernel = matern32(self.rows, self.rows, self.length)
-        inverse = np.linalg.inv(kernel + self.noise * np.eye(len(kernel))).astype(np.float64)
-        return leave_group_out(inverse, inverse @ (self.targets - self.mean), _members(groups))[0]
+        return leave_group_out(kernel, [self.noise], self.targets - self.mean, _members(groups))[0][0]
 
     @cached_property
     def _factor(self) -> tuple[Array, Array]:

@@ -13,6 +13,7 @@ the first release have neither purposes, stages, caps nor an audit pot, and whol
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -119,6 +120,12 @@ def room_ms(account: Account, purpose: str) -> int:
         return 0
     left: int = account.get(_pot(purpose), 0)
     return left if cap_ms is None else min(left, cap_ms - account["purposes"][purpose]["taken_ms"])
+
+
+def cap_left_ms(account: Account, purpose: str) -> float:
+    """What the cap for ``purpose`` leaves it; infinite without a cap."""
+    cap_ms = account.get("caps_ms", {}).get(purpose)
+    return math.inf if cap_ms is None else cap_ms - account["purposes"][purpose]["taken_ms"]
 
 
 def refusal(account: Account, ms: int, purpose: str) -> str | None:

@@ -7,10 +7,13 @@ Confidence Bounds when Sampling from Small Finite Universes*, Springer 1991). It
 however S came about, under three conditions:
 
 1. **S is fixed before the draw**, threshold and settings too. It may depend on earlier results in any way.
-2. **n is fixed before the draw**. It may depend on S and on predicted costs (`affordable_draws`), not on which members
-   are drawn: a sample of whoever fits into the money left favours the cheap, and cost goes with SC.
+2. **n is fixed before the draw**. It may depend on S and on predicted costs (`selector.audit_pot`), not on which
+   members are drawn: a sample of whoever fits into the money left favours the cheap, and cost goes with SC.
 3. **Every drawn member counts**. One without an SC (failed, not paid for, not back yet) counts as below the threshold,
    whatever the reason. As results come in the bound can only fall, so looking at it meanwhile costs no error.
+
+Members may be *given up* before the draw, whatever the rule: the draw is from the others, the bound theirs, and each of
+those given up is added to it as if it were below.
 
 The closing audit is such a draw from what is left when the campaign closes, with the whole error `alpha`: exact,
 whatever made the campaign close. During the campaign the policy takes from what is left, and draws from the shrinking
@@ -29,10 +32,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.stats import hypergeom
 
-from selector.errors import SelectorError, UsageError
+from selector.errors import UsageError
 
 ALPHA = 0.05
 """The error allowed to a statement: it holds with probability 1 - ALPHA at least."""
@@ -49,19 +51,22 @@ class AuditOutcome:
     n_drawn : members drawn, computed or not
     n_below : of these, SC computed and below the threshold
     n_failed : of these, no SC: the run failed, was not paid for, or is not back yet. Each counts as below
+    n_given_up : members given up before the draw. Each counts as below
     """
 
     n_drawn: int
     n_below: int
     n_failed: int
+    n_given_up: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.n_drawn, self.n_below, self.n_failed) < 0 or self.hits > self.n_drawn:
+        least = min(self.n_drawn, self.n_below, self.n_failed, self.n_given_up)
+        if least < 0 or self.hits > self.n_drawn:
             raise ValueError(f"{self.n_below} below and {self.n_failed} failed of {self.n_drawn} drawn")
 
     @property
     def hits(self) -> int:
-        """What the bound counts: below the threshold, or not known to be above it."""
+        """What the bound counts of the drawn: below the threshold, or not known to be above it."""
         return self.n_below + self.n_failed
 
 
@@ -91,8 +96,11 @@ class AuditBound:
 
     def sentence(self, threshold: float) -> str:
         """The statement in words; the percentage is rounded up."""
+        o = self.outcome
         if self.n_members == 0:
             return "No material is left at IPA."
+        if o.n_drawn == 0:
+            return f"No audit: nothing is known of the {self.n_members} materials left at IPA."
         percent = math.ceil(1000 * self.n_low / self.n_members) / 10
         confidence = f"{100 * (1 - self.alpha):g} %"
         head, tail = "Of", f"({confidence})"
@@ -102,11 +110,9 @@ class AuditBound:
             f"{head} the {self.n_members} materials left at IPA, at most {percent:g} % {tail} "
             f"have SC below {threshold:g}"
         )
-        o = self.outcome
-        if o.n_drawn == 0:
-            return f"{said}: none was audited."
         counted = f", {o.n_failed} without a result and counted as below" if o.n_failed else ""
-        return f"{said}: of {o.n_drawn} drawn at random, {o.n_below} below{counted}."
+        given_up = f"; {o.n_given_up} too dear for the audit count as below, too" if o.n_given_up else ""
+        return f"{said}: of {o.n_drawn} drawn at random, {o.n_below} below{counted}{given_up}."
 
 
 def audit_bound(n_members: int, outcome: AuditOutcome, alpha: float = ALPHA, look: int | None = None) -> AuditBound:
@@ -125,7 +131,9 @@ def audit_bound(n_members: int, outcome: AuditOutcome, alpha: float = ALPHA, loo
         More drawn than there are members, alpha not between 0 and 1, or look < 1.
     """
     spent = alpha if look is None else alpha_of_look(look, alpha)
-    return AuditBound(n_members, outcome, upper_bound(n_members, outcome.n_drawn, outcome.hits, spent), alpha, look)
+    given_up = outcome.n_given_up
+    n_low = given_up + upper_bound(n_members - given_up, outcome.n_drawn, outcome.hits, spent)
+    return AuditBound(n_members, outcome, n_low, alpha, look)
 
 
 def alpha_of_look(look: int, alpha: float = ALPHA) -> float:
@@ -200,43 +208,6 @@ def audit_size(n_members: int, target_share: float, alpha: float = ALPHA, expect
     # The bound is at most `allowed` as soon as one more is excluded.
     sizes = range(expected_hits, n_members + 1)
     return sizes[bisect_left(sizes, True, key=lambda n: _excluded(n_members, allowed + 1, n, expected_hits, alpha))]
-
-
-def affordable_draws(reserve_cpu_h: ArrayLike, kept_cpu_h: float) -> int:
-    """How many members of S to draw with the CPU-hours kept for the audit.
-
-    The size is fixed before the draw, from the reservations of all of S: as many members as the money pays at their
-    mean reservation (one that exceeds all the money counts as all of it). Runs cost less than was reserved, as a rule,
-    so the money mostly lasts; where it does not, members stay unpaid and count as below the threshold: the bound
-    is wider then, never wrong. Which ones is free to choose; cheapest first leaves the fewest. Drawing only as many as
-    could be paid if they were the dearest wastes most of the money where costs have a long tail;
-    ``benchmarks/audit.py`` compares.
-
-    Parameters
-    ----------
-    reserve_cpu_h : (N,) CPU-hours each member would be reserved, known before the draw
-    kept_cpu_h : CPU-hours kept for the audit
-
-    Returns
-    -------
-    n, from 0 to N
-
-    Raises
-    ------
-    SelectorError
-        A reservation is negative or not finite.
-    ValueError
-        The CPU-hours kept are not a number.
-    """
-    reserve = np.asarray(reserve_cpu_h, dtype=float)
-    if not np.isfinite(reserve).all() or (reserve < 0.0).any():
-        raise SelectorError("a predicted cost is negative or not finite: no audit can be planned; check the cost model")
-    if math.isnan(kept_cpu_h):
-        raise ValueError("the CPU-hours kept for the audit are not a number")
-    if kept_cpu_h <= 0.0:
-        return 0
-    wanted = float(np.minimum(reserve, kept_cpu_h).sum())
-    return len(reserve) if wanted <= kept_cpu_h else math.floor(len(reserve) * kept_cpu_h / wanted * (1 + 1e-12))
 
 
 def draw(member_ids: Collection[str], n_drawn: int, seed: int, look: int = 0) -> list[str]:

@@ -9,21 +9,23 @@ A campaign is ``running``; ``stopped`` by hand, until it is resumed; ``auditing`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selector import choosing, closing, dispatching, learning, looks, predicting, settling
+from selector import budgeting, choosing, closing, dispatching, learning, looks, lots, predicting, settling, stages
 from selector.candidates import Candidate, Rejection
-from selector.choosing import Choice
+from selector.choosing import Choice, Pending
 from selector.config import CHANGEABLE, CampaignConfig
 from selector.costs import CostModel
 from selector.dispatching import job_key
+from selector.documents import IN_FLIGHT, Document
 from selector.lease import LeaseLost
 from selector.policies import get_policy
 from selector.protocols import CostEngine, Dispatcher, ModelShelf
+from selector.spectra import KnownSpectrum
 from selector.steering import Steering
-from selector.store import IN_FLIGHT, Document, Store
+from selector.store import Store
 
 __all__ = ["Campaign", "StepReport", "job_key"]
 
@@ -52,9 +54,20 @@ class Campaign(Steering):
         self.shelf = shelf
         self.policy = get_policy(config.policy)
 
-    def add(self, candidates: Sequence[Candidate], rejections: Sequence[Rejection]) -> None:
-        """Take candidates into the pool, note what was rejected, and predict; a finished campaign goes on."""
-        self.store.add_candidates(candidates, [self.engine.estimate_cpu_h(c.structure) for c in candidates])
+    def add(
+        self,
+        candidates: Sequence[Candidate],
+        rejections: Sequence[Rejection],
+        ipa: Mapping[str, KnownSpectrum] | None = None,
+    ) -> None:
+        """Take candidates into the pool, note what was rejected, and predict; a finished campaign goes on.
+
+        ``ipa``: IPA spectra that are known already, of these candidates or of earlier ones, by material_id.
+        """
+        estimates = [self.engine.estimate_cpu_h(c.structure) for c in candidates]
+        stages.give(self.store, self.config, ipa or {})
+        more = stages.opening(self.config, self.engine, candidates, ipa or {})
+        self.store.add_candidates(candidates, estimates, more)
         self.store.add_rejections(rejections)
         for rejection in rejections:
             self.store.event("rejected", f"{rejection.material_id}: {rejection.message}")
@@ -73,11 +86,16 @@ class Campaign(Steering):
 
     def rank(self) -> list[Choice]:
         """The pending candidates in the order in which the policy would dispatch them now."""
-        return choosing.rank(dispatching.pool(self.store, self.costs(), self.config), self.policy, self.config)
+        return choosing.rank(self.pool(self.store), self.policy, self.config)
 
-    def costs(self) -> CostModel:
-        """What a calculation costs, after what was settled so far."""
-        return choosing.learn_costs(self.store.settled(), self.engine.cost_log_sd)
+    def pool(self, store: Store) -> Pending:
+        """The pending candidates as choosing sees them."""
+        ipa_costs = self.costs("ipa") if self.config.ipa == "compute" else None
+        return dispatching.pool(store, self.costs(), self.config, ipa_costs)
+
+    def costs(self, level: str = "rpa") -> CostModel:
+        """What a calculation at this level costs, after what was settled so far."""
+        return budgeting.learn_costs(self.store.settled(level), self.engine.cost_log_sd, level)
 
     def settle(self, c: Document) -> bool:
         """Book what came of a running candidate, if anything has; whether it was booked by this call."""
@@ -140,7 +158,7 @@ class Campaign(Steering):
 
     def _go_on(self, store: Store) -> tuple[int, bool]:
         predicting.predict(store, self.shelf, self.config.policy.threshold)
-        pending = dispatching.pool(store, self.costs(), self.config)
+        pending = self.pool(store)
         available, in_flight = store.ledger.totals().available_cpu_h, store.count(*IN_FLIGHT)
         looks.conclude(store, pending, self.config, available)
         rule = closing.stop_rule(pending, self.config) or looks.reached(store, self.config)
@@ -150,11 +168,11 @@ class Campaign(Steering):
         if rule is None and room > 0:
             looks.begin(store, pending, self.config, available)
             n_before, look = store.campaign()["n_dispatched"], looks.standing(store)
-            choices = dispatching.choose(pending, self.policy, self.config, available, room, n_before, look)
+            choices = lots.choose(pending, self.policy, self.config, available, room, n_before, look)
             dispatched = dispatching.dispatch(store, choices, self.config, self.dispatcher, self.policy.name)
         if dispatched or is_learning or in_flight:
             return dispatched, is_learning
-        if any(store.ledger.why_not(c.reserve_cpu_h) is None for c in choices):
+        if any(dispatching.payable(store, c) for c in choices):
             # They could be paid: somebody changed something in between.
             store.request_step()
         elif rule is None and len(pending.documents) > 0 and self._learn_if_due(store, 1):
@@ -169,7 +187,7 @@ class Campaign(Steering):
     def _audit(self, store: Store) -> int:
         costs = self.costs()
         if not store.campaign()["audit"]["frozen"]:
-            pending = dispatching.pool(store, costs, self.config)
+            pending = self.pool(store)
             closing.freeze(store, pending, costs, self.policy, self.config)
         in_flight = store.count(*IN_FLIGHT)
         choices = closing.to_audit(store, costs, self.config)

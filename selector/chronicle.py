@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from selector.documents import Document, now
 from selector.progress import progress
 from selector.report.record import CampaignRecord
 from selector.spectra import ENERGY_EV
-from selector.store import Document, Store, now
+from selector.store import Store
 
 STATUS = {"reserved": "running"}
 
@@ -27,6 +28,7 @@ def compile_record(store: Store) -> CampaignRecord:
             {
                 **{k: m.get(k) for k in ("round", "model_id", "parent", "n_new_labels", "created", "gate")},
                 "accepted": m.get("accepted", True),
+                "reads_ipa": m.get("reads_ipa", False),
                 "oof_mae": m.get("metrics", {}).get("oof_mae"),
             }
             for m in store.model_history()
@@ -106,6 +108,8 @@ def _reason(c: Document, status: str) -> str:
     if status == "failed":
         return f"{c['decision']['reason']}; failed: {c['reason_code']}: {c['message']}"
     reason = "not decided yet" if status == "pending" else str(c["decision"]["reason"])
+    if status == "pending" and c.get("ipa"):
+        reason += f"; its IPA spectrum is {c['ipa']}"
     if status != "done" and c.get("reason_code"):
         reason += f"; last attempt: {c['reason_code']}: {c['message']}"
     return reason

@@ -12,13 +12,15 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from selector import audit, choosing
+from selector import audit, audit_pot, choosing
 from selector.audit import AuditBound, AuditOutcome
 from selector.choosing import Choice, Pending
 from selector.config import CampaignConfig
 from selector.costs import CostModel
+from selector.documents import Document, now
 from selector.policies import Policy
-from selector.store import Document, Store, now
+from selector.pool import Array
+from selector.store import Store
 
 
 def stop_rule(pending: Pending, config: CampaignConfig) -> str | None:
@@ -45,22 +47,33 @@ def freeze(store: Store, pending: Pending, costs: CostModel, policy: Policy, con
     """Leave what is pending at IPA, each with its reason; fix S and the draw from it, before any of it is computed."""
     _leave(store, pending, policy, config)
     left = Pending.of(store.choosing("skipped"), [], costs, config)
-    reserve = dict(zip(left.pool.material_id.tolist(), left.reserve_cpu_h.tolist(), strict=True))
-    kept = store.ledger.totals().audit_available_cpu_h
-    n = audit.affordable_draws(list(reserve.values()), kept) if kept > 0.0 else 0
+    names, reserve, pot = left.pool.material_id, left.reserve_cpu_h, store.ledger.totals().audit_available_cpu_h
+    sample = audit_pot.audit_sample(reserve, pot)
+    drawn = audit.draw(names[sample.may_draw(reserve)].tolist(), sample.n_drawn, config.seed)
+    set_aside = dict(zip(names.tolist(), reserve.tolist(), strict=True))
     store.set_audit(
         {
             "frozen": True,
-            "n_members": len(reserve),
-            "drawn": audit.draw(reserve, n, config.seed),
+            "n_members": len(names),
+            "n_given_up": sample.n_given_up,
+            "drawn": drawn,
+            "reserve_cpu_h": [set_aside[m] for m in drawn],
+            "no_audit": audit_pot.no_audit(reserve, pot) if len(names) and not drawn else None,
             "threshold": config.policy.threshold,
             "model_id": store.campaign()["model_id"],
             "time": now(),
             "bound": None,
         }
     )
-    if n:
-        store.event("auditing", f"{n} of the {len(reserve)} materials left at IPA are drawn for the audit")
+    if drawn:
+        store.event(
+            "auditing", f"{len(drawn)} of the {_audited(len(names), sample.n_given_up)} are drawn for the audit"
+        )
+
+
+def _audited(n_members: int, n_given_up: int) -> str:
+    dear = f", but for the {n_given_up} dearest," if n_given_up else ""
+    return f"{n_members} materials left at IPA{dear}"
 
 
 def _leave(store: Store, pending: Pending, policy: Policy, config: CampaignConfig) -> None:
@@ -87,7 +100,7 @@ def _leave(store: Store, pending: Pending, policy: Policy, config: CampaignConfi
 def _spent(store: Store, wanted: list[Choice], policy: str) -> str:
     if not wanted:
         return f"pool: the policy '{policy}' wants no further candidate at RPA"
-    cheapest = min(c.reserve_cpu_h for c in wanted)
+    cheapest = min(c.needed_cpu_h for c in wanted)
     why = store.ledger.why_not(cheapest, "rpa") or "the first of them do not fit"
     left = store.ledger.totals().available_cpu_h
     if why.startswith("cap"):
@@ -113,39 +126,61 @@ def to_audit(store: Store, costs: CostModel, config: CampaignConfig) -> list[Cho
     if not left:
         return []
     pending = Pending.of(left, [], costs, config)
-    n, members = len(frozen["drawn"]), frozen["n_members"]
+    reserve = _as_drawn(pending, frozen)
+    n, members, given_up = len(frozen["drawn"]), frozen["n_members"], frozen.get("n_given_up", 0)
     return [
         Choice(
             candidate=left[i],
             prediction={k: v for k, v in pending.predictions[i].items() if k != "latent"},
             cost_cpu_h=float(pending.pool.cost_cpu_h[i]),
-            reserve_cpu_h=float(pending.reserve_cpu_h[i]),
+            reserve_cpu_h=float(reserve[i]),
             dispatch=True,
-            reason=f"drawn for the closing audit: {n} of {members} materials left at IPA",
-            audit_probability=n / members,
+            reason=f"drawn for the closing audit: {n} of {_audited(members, given_up).rstrip(',')}",
+            audit_probability=n / (members - given_up),
         )
-        for i in np.argsort(pending.reserve_cpu_h, kind="stable")
+        for i in np.argsort(reserve, kind="stable")
     ]
+
+
+def _as_drawn(pending: Pending, frozen: Document) -> Array:
+    """(n,) CPU-hours to reserve for each: as the draw counted on it, whatever was learned of costs since.
+
+    One that ran out of that needs what choosing says; what the first release froze has no reservations.
+    """
+    counted_on = dict(zip(frozen["drawn"], frozen.get("reserve_cpu_h", []), strict=False))
+
+    def reserve(c: Document, asked_cpu_h: float) -> float:
+        counted = float(counted_on.get(c["material_id"], asked_cpu_h))
+        return asked_cpu_h if (c.get("timed_out_cpu_h") or 0.0) >= counted else counted
+
+    return np.array([reserve(c, x) for c, x in zip(pending.documents, pending.reserve_cpu_h.tolist(), strict=True)])
 
 
 def conclude(store: Store) -> bool:
     """Finish with the campaign's statement, from what came of the draw; whether this call did it."""
     campaign = store.campaign()
     frozen, reason = campaign["audit"], campaign["stop_reason"]
-    outcome = outcome_of(store, frozen["drawn"], frozen["threshold"])
-    bound = audit.audit_bound(frozen["n_members"], outcome)
-    said = stated(bound, frozen["threshold"])
+    said = statement(store, frozen)
     if not store.set_state("finished", reason, ["auditing"], audit={**frozen, "bound": said}):
         return False
-    store.event("audited", said["sentence"])
+    store.event("no audit" if frozen.get("no_audit") else "audited", said["sentence"])
     store.event("finished", reason)
     return True
 
 
-def outcome_of(store: Store, drawn: Sequence[str], threshold: float) -> AuditOutcome:
+def statement(store: Store, frozen: Document) -> Document:
+    """What the closing audit says as it stands; where nothing is drawn, why."""
+    outcome = outcome_of(store, frozen["drawn"], frozen["threshold"], frozen.get("n_given_up", 0))
+    said = stated(audit.audit_bound(frozen["n_members"], outcome), frozen["threshold"])
+    if not frozen["drawn"] and frozen["n_members"]:
+        said |= {"share": None, "sentence": frozen.get("no_audit") or said["sentence"]}
+    return said
+
+
+def outcome_of(store: Store, drawn: Sequence[str], threshold: float, n_given_up: int = 0) -> AuditOutcome:
     """What came of a draw until now; what has no SC counts as failed."""
     known = [c["sc_computed"] for c in store.some(drawn) if c["status"] == "done"]
-    return AuditOutcome(len(drawn), sum(sc < threshold for sc in known), len(drawn) - len(known))
+    return AuditOutcome(len(drawn), sum(sc < threshold for sc in known), len(drawn) - len(known), n_given_up)
 
 
 def stated(bound: AuditBound, threshold: float) -> Document:

@@ -38,10 +38,14 @@ class EngineConfig(_Strict):
 
 
 class PredictorConfig(_Strict):
-    """Which weights to start from (default: those that ship), and how many results start a fine-tuning."""
+    """Which weights to start from (default: those that ship), and how many results start a fine-tuning.
+
+    ``ipa_checkpoint`` are those that read IPA spectra beside structures, for a campaign that has some.
+    """
 
     checkpoint: Path | None = None
-    retrain_every: int = Field(10, ge=1)
+    ipa_checkpoint: Path | None = None
+    retrain_every: int = Field(5, ge=1)
 
 
 class PolicyConfig(_Strict):
@@ -49,12 +53,12 @@ class PolicyConfig(_Strict):
 
     ``diversity`` and ``value_floor`` are those of `selector.policies.ValuePerCost`. An expected error below 0.01 is
     less than the settings of a calculation leave open (docs/engines.md, how SC depends on the settings).
-    ``random_share`` of the dispatches are drawn by lot, whatever the policy: on them intervals are measured.
+    ``random_share`` of the CPU-hours go to what is drawn by lot, whatever the policy: on it intervals are measured.
     """
 
     name: str = "value_per_cost"
     threshold: float = Field(0.75, gt=0.0, le=1.0)
-    diversity: float = Field(0.3, ge=0.0, le=1.0)
+    diversity: float = Field(0.1, ge=0.0, le=1.0)
     value_floor: float = Field(0.01, ge=0.0, le=1.0)
     random_share: float = Field(0.05, ge=0.0, le=1.0)
 
@@ -75,7 +79,11 @@ CHANGEABLE = ("deadline", "max_in_flight")
 
 
 class CampaignConfig(_Strict):
-    """A campaign. Relative paths count from the configuration file's folder."""
+    """A campaign. Relative paths count from the configuration file's folder.
+
+    ``ipa``: whether the choice is made again where an IPA spectrum is at hand (`selector.stages`): never ("skip"),
+    where one was given ("have"), or after every material that is chosen got its own ("compute").
+    """
 
     campaign: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
     folder: Path
@@ -84,6 +92,7 @@ class CampaignConfig(_Strict):
     engine: EngineConfig = EngineConfig()
     predictor: PredictorConfig = PredictorConfig()
     policy: PolicyConfig = PolicyConfig()
+    ipa: Literal["skip", "have", "compute"] = "skip"
     stop: StopConfig = StopConfig()
     audit_fraction: float = Field(0.05, ge=0.0, lt=1.0)
     budget_calculations: int | None = Field(None, ge=1)
@@ -94,7 +103,7 @@ class CampaignConfig(_Strict):
     max_in_flight: int = Field(2, ge=1)
     max_attempts: int = Field(2, ge=1)
     cores_per_job: int = Field(1, ge=1)
-    reserve_quantile: float = Field(0.95, gt=0.5, lt=1.0)
+    reserve_quantile: float = Field(0.99, gt=0.5, lt=1.0)
     seed: int = 0
 
     @field_validator("campaign", mode="before")
@@ -162,9 +171,9 @@ def load_config(path: Path) -> CampaignConfig:
         raise UsageError(f"{path}: {'; '.join(_explain(error) for error in e.errors())}") from None
     home = path.resolve().parent
     updates: dict[str, Any] = {"folder": (home / config.folder.expanduser()).resolve()}
-    if config.predictor.checkpoint is not None:
-        checkpoint = (home / config.predictor.checkpoint.expanduser()).resolve()
-        updates["predictor"] = config.predictor.model_copy(update={"checkpoint": checkpoint})
+    weights = {name: getattr(config.predictor, name) for name in ("checkpoint", "ipa_checkpoint")}
+    found = {name: (home / file.expanduser()).resolve() for name, file in weights.items() if file is not None}
+    updates["predictor"] = config.predictor.model_copy(update=found)
     return config.model_copy(update=updates)
 
 

@@ -21,8 +21,8 @@ from scipy.stats import norm
 
 Array = NDArray[np.float64]
 
-SHIFT_PRIOR_SD = 1.0
-"""Machines differ, and a busy one is slower still: a factor of e either way is one standard deviation."""
+SHIFT_PRIOR_SD = 0.7
+"""Machines differ, and a busy one is slower still: a factor of two either way is one standard deviation."""
 SCATTER_PRIOR_WEIGHT = 10
 """The engine's own scatter counts as much as this many settled calculations."""
 MIN_SCATTER = 0.01

@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from selector import choosing
+from selector.budgeting import IpaFirst
 from selector.choosing import Choice, Pending
 from selector.config import CampaignConfig
 from selector.costs import CostModel
+from selector.documents import IN_FLIGHT, Document, now
 from selector.lease import LeaseLost
-from selector.looks import Look
-from selector.policies import Policy
 from selector.protocols import Dispatcher, Job
-from selector.store import IN_FLIGHT, Document, Store, now
+from selector.store import Store
 
 BOOKED = ("learn-", "late-")
 """So begin the ledger's keys that are no attempt's: costs booked once they have arisen."""
-_LOTS = 0x10_75
-"""The stream of random numbers that says which dispatches are drawn by lot, and from what."""
 
 
 def job_key(campaign: str, material_id: str, level: str, attempt: int) -> str:
@@ -38,73 +32,14 @@ def workdir(config: CampaignConfig, material_id: str, decision: Document) -> Pat
     return config.folder / "calculations" / material_id / f"{decision['level']}-{decision['attempt']}"
 
 
-def pool(store: Store, costs: CostModel, config: CampaignConfig) -> Pending:
-    """The pending candidates as choosing sees them."""
-    return Pending.of(store.pending(), store.choosing(*IN_FLIGHT), costs, config)
+def pool(store: Store, costs: CostModel, config: CampaignConfig, ipa_costs: CostModel | None = None) -> Pending:
+    """The pending candidates as choosing sees them; with ``ipa_costs``, IPA goes first.
 
-
-def choose(
-    pending: Pending,
-    policy: Policy,
-    config: CampaignConfig,
-    available_cpu_h: float,
-    room: int,
-    n_before: int,
-    look: Look | None = None,
-) -> list[Choice]:
-    """What to dispatch now, at most ``room``: what a look has drawn, then by lot, then pinned, then by the policy.
-
-    Each dispatch is a random draw with probability ``random_share``, whatever is predicted; which ones, and what they
-    draw, follows from the campaign's seed and the number of dispatches before. Lots fall on what the budget can pay.
+    One whose IPA spectrum has just come, and that was not predicted with it yet, waits for the next step.
     """
-    drawn: dict[int, Choice] = {}
-    names, left = pending.pool.material_id, available_cpu_h
-    if look is not None:
-        for i in np.flatnonzero(np.isin(names, look.drawn)).tolist():
-            if len(drawn) < room and pending.reserve_cpu_h[i] <= left:
-                drawn[i] = _drawn(pending, i, look.probability, look.reason)
-                left -= float(pending.reserve_cpu_h[i])
-    for number in range(n_before, n_before + min(room - len(drawn), len(names))):
-        rng = np.random.default_rng([_LOTS, config.seed, number])
-        if rng.random() >= config.policy.random_share:
-            continue
-        fitting = pending.reserve_cpu_h <= left
-        fitting[list(drawn)] = False
-        if n := int(fitting.sum()):
-            i = int(pending.pool.by_id[fitting[pending.pool.by_id]][rng.integers(n)])
-            reason = f"drawn by lot among {n} pending candidates, whatever is predicted"
-            drawn[i] = _drawn(pending, i, 1 / n, reason)
-            left -= float(pending.reserve_cpu_h[i])
-    rest = choosing.choose(_without(pending, list(drawn)), policy, config, left, room - len(drawn))
-    return [*drawn.values(), *rest]
-
-
-def _drawn(pending: Pending, i: int, probability: float, reason: str) -> Choice:
-    return Choice(
-        candidate=pending.documents[i],
-        prediction={k: v for k, v in pending.predictions[i].items() if k != "latent"},
-        cost_cpu_h=float(pending.pool.cost_cpu_h[i]),
-        reserve_cpu_h=float(pending.reserve_cpu_h[i]),
-        dispatch=True,
-        reason=reason,
-        random_draw=True,
-        audit_probability=probability,
-    )
-
-
-def _without(pending: Pending, taken: list[int]) -> Pending:
-    """The other candidates, while those are in flight."""
-    if not taken:
-        return pending
-    rest = np.setdiff1d(np.arange(len(pending.documents)), taken)
-    return replace(
-        pending,
-        documents=[pending.documents[i] for i in rest],
-        predictions=[pending.predictions[i] for i in rest],
-        pool=pending.pool.take(rest, np.array(taken, dtype=np.intp)),
-        reserve_cpu_h=pending.reserve_cpu_h[rest],
-        pinned=pending.pinned[rest],
-    )
+    ready = [c for c in store.pending() if not c.get("ipa") or (c.get("prediction") or {}).get("reads_ipa")]
+    first = None if ipa_costs is None else IpaFirst(ipa_costs, store.ledger.cap_left_cpu_h("ipa"))
+    return Pending.of(ready, store.choosing(*IN_FLIGHT), costs, config, first)
 
 
 def dispatch(
@@ -130,33 +65,42 @@ def _dispatch(
     store: Store, choice: Choice, config: CampaignConfig, dispatcher: Dispatcher, policy: str, purpose: str, rank: int
 ) -> bool:
     c = choice.candidate
-    material_id, attempt = c["material_id"], c["attempts"] + 1
-    key = job_key(config.campaign, material_id, "rpa", attempt)
-    about = {"material_id": material_id, "level": "rpa", "attempt": attempt}
+    material_id, attempt, level = c["material_id"], c["attempts"] + 1, choice.level
+    key = job_key(config.campaign, material_id, level, attempt)
+    about = {"material_id": material_id, "level": level, "attempt": attempt}
+    purpose = "ipa" if level == "ipa" else purpose
     decision = {
         **choice.prediction,
         "policy": policy,
         "random_draw": choice.random_draw,
         "rank": rank,
-        "reason": choice.reason,
+        "reason": choice.reason if level == "rpa" else f"its IPA spectrum first: {choice.reason}",
         "threshold": config.policy.threshold,
-        "cost_predicted_cpu_h": choice.cost_cpu_h,
-        "reserved_cpu_h": choice.reserve_cpu_h,
+        "cost_predicted_cpu_h": choice.now.predicted,
+        "reserved_cpu_h": choice.now.reserve,
         "audit_probability": choice.audit_probability,
         "key": key,
-        "level": "rpa",
+        "level": level,
         "purpose": purpose,
         "attempt": attempt,
         "time": now(),
     }
     before = c["status"]
-    if store.ledger.why_not(choice.reserve_cpu_h, purpose) or not claim(store, c, decision):
+    if not payable(store, choice, purpose) or not claim(store, c, decision):
         return False
-    if not store.ledger.reserve(key, choice.reserve_cpu_h, purpose=purpose, **about):
+    if not store.ledger.reserve(key, choice.now.reserve, purpose=purpose, **about):
         store.move(material_id, ["reserved"], before, key=key)
         return False
     submit(store, store.candidate(material_id), config, dispatcher)
     return True
+
+
+def payable(store: Store, choice: Choice, purpose: str = "rpa") -> bool:
+    """Whether the ledger would reserve it now, and RPA after IPA."""
+    if choice.ipa is None:
+        return store.ledger.why_not(choice.reserve_cpu_h, purpose) is None
+    wanted = (choice.ipa.reserve, "ipa"), (choice.reserve_cpu_h, "rpa")
+    return all(store.ledger.why_not(cpu_h, what) is None for cpu_h, what in wanted)
 
 
 def claim(store: Store, c: Document, decision: Document) -> bool:
@@ -197,7 +141,7 @@ def submit(store: Store, c: Document, config: CampaignConfig, dispatcher: Dispat
     if store.move(material_id, ["reserved"], "running", key=decision["key"], **launch):
         store.event(
             "dispatched",
-            f"{c['formula']} ({material_id}) to RPA: {decision['reason']}",
+            f"{c['formula']} ({material_id}) to {decision['level'].upper()}: {decision['reason']}",
             material_id=material_id,
             decision=decision,
             fw_id=fw_id,

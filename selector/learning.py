@@ -5,22 +5,30 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from pymatgen.core import Structure
 
 from selector import gate
 from selector.candidates import Candidate
+from selector.documents import Document
 from selector.errors import SelectorError
 from selector.gate import Array, Verdict
 from selector.protocols import ModelShelf, Predictor
-from selector.store import Document, Store
+from selector.spectra import Spectrum
+from selector.store import Store
 
 MIN_OWN_LABELS = 20
 """With weights of another kind of label, learning starts anew from this many labels of the campaign's own."""
 
 
 def due(store: Store, settings_hash: str, every: int) -> str | None:
-    """The key of the fine-tuning job to send out, once ``every`` labels have come since the last, used or not."""
+    """The key of the fine-tuning job to send out, once ``every`` labels have come since the last, used or not.
+
+    One job teaches all the campaign's lines of models; the one that reads structures alone says when.
+    """
     n_labels = store.n_labels(settings_hash)
     learned = max((m["n_new_labels"] for m in store.models(accepted=None)), default=0)
     if n_labels - learned < every or (n_labels < MIN_OWN_LABELS and _foreign(store)):
@@ -34,7 +42,9 @@ def learn(store: Store, shelf: ModelShelf, settings_hash: str, key: str) -> str 
     """Fine-tune on all the campaign's labels, judge, book; the model's id, or None if ``key`` is no longer wanted.
 
     Always from the weights the campaign began with, on all its labels: the order of arrival leaves no trace. A model
-    that the gate refuses is kept on record, and the standing one goes on. The CPU time is booked, whatever comes of it.
+    that the gate refuses is kept on record, and the standing one goes on. Where the campaign has a line of models that
+    read IPA spectra too, that one learns beside the first, through a gate of its own. The CPU time is booked, whatever
+    comes of it.
     """
     if store.campaign()["learning"] != key:
         return None
@@ -47,11 +57,27 @@ def learn(store: Store, shelf: ModelShelf, settings_hash: str, key: str) -> str 
 
 
 def _learn(store: Store, shelf: ModelShelf, settings_hash: str, key: str) -> str:
-    standing, labels = store.model(), store.labels(settings_hash)
+    labels = store.labels(settings_hash)
     candidates = [Candidate.from_dict(store.candidate(label["material_id"])) for label in labels]
-    predictor = _train(store, shelf, candidates, labels)
+    model_ids = []
+    for reads_ipa in store.lines():
+        if not reads_ipa or len(labels) >= MIN_OWN_LABELS or not _foreign(store, reads_ipa):
+            model_ids.append(_learn_line(store, shelf, candidates, labels, reads_ipa))
+    store.end_learning(key)
+    return model_ids[0]
+
+
+def _learn_line(
+    store: Store, shelf: ModelShelf, candidates: Sequence[Candidate], labels: Sequence[Document], reads_ipa: bool
+) -> str:
+    standing = store.model(reads_ipa)
+    known = Known(
+        [c.structure for c in candidates],
+        store.ipa_spectra([c.material_id for c in candidates]) if reads_ipa else None,
+    )
+    predictor = _train(store, shelf, known, labels)
     held_out = _held_out(predictor, len(labels))
-    verdict = _judge(store, shelf, standing, candidates, labels, held_out)
+    verdict = _judge(store, shelf, standing, known, candidates, labels, held_out)
     file = shelf.save(predictor)
     store.add_model(
         predictor.model_id,
@@ -60,23 +86,42 @@ def _learn(store: Store, shelf: ModelShelf, settings_hash: str, key: str) -> str
         parent=standing["model_id"],
         file=file,
         engine=labels[0]["engine"],
-        settings_hash=settings_hash,
+        settings_hash=labels[0]["settings_hash"],
         n_new_labels=len(labels),
         metrics=predictor.card.get("metrics", {}),
         held_out=[[c.material_id, float(x)] for c, x in zip(candidates, held_out, strict=True)],
         gate=verdict.summary(),
+        **({"reads_ipa": True} if reads_ipa else {}),
     )
-    store.end_learning(key)
-    word = "learned" if verdict.accepted else "refused"
-    store.event(word, f"model {predictor.model_id} from {len(labels)} new labels; {verdict.message}")
+    word, reads = "learned" if verdict.accepted else "refused", " (reads IPA spectra)" if reads_ipa else ""
+    store.event(word, f"model {predictor.model_id}{reads} from {len(labels)} new labels; {verdict.message}")
     return predictor.model_id
 
 
-def _train(store: Store, shelf: ModelShelf, candidates: Sequence[Candidate], labels: Sequence[Document]) -> Predictor:
-    structures, sc = [c.structure for c in candidates], [label["sc"] for label in labels]
-    if _foreign(store):
-        return shelf.train(structures, sc, labels[0]["engine"], labels[0]["settings_hash"])
-    tuned: Predictor = shelf.load(store.models()[0]["file"]).fine_tune(structures, sc)
+@dataclass(frozen=True)
+class Known:
+    """n crystals with labels, and their IPA spectra for a line of models that reads them."""
+
+    structures: Sequence[Structure]
+    spectra: Sequence[Spectrum] | None
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What a model is given beside structures."""
+        return {} if self.spectra is None else {"spectra": self.spectra}
+
+    def take(self, indices: Sequence[int]) -> Known:
+        spectra = None if self.spectra is None else [self.spectra[i] for i in indices]
+        return Known([self.structures[i] for i in indices], spectra)
+
+
+def _train(store: Store, shelf: ModelShelf, known: Known, labels: Sequence[Document]) -> Predictor:
+    sc, reads_ipa = [label["sc"] for label in labels], known.spectra is not None
+    if _foreign(store, reads_ipa):
+        kind = labels[0]["engine"], labels[0]["settings_hash"]
+        return shelf.train(known.structures, sc, *kind, **known.beside)
+    first = shelf.load(store.models(reads_ipa=reads_ipa)[0]["file"])
+    tuned: Predictor = first.fine_tune(known.structures, sc, **known.beside)
     return tuned
 
 
@@ -95,6 +140,7 @@ def _judge(
     store: Store,
     shelf: ModelShelf,
     standing: Document,
+    known: Known,
     candidates: Sequence[Candidate],
     labels: Sequence[Document],
     held_out: Array,
@@ -105,19 +151,20 @@ def _judge(
     it has not seen, so it is asked itself. Left out of these are those of a formula that it has learned from, be it
     here or before the campaign.
     """
-    known: dict[str, float] = dict(standing.get("held_out", []))
+    said_held_out: dict[str, float] = dict(standing.get("held_out", []))
     model = shelf.load(standing["file"])
-    learned = {c.formula for c in candidates if c.material_id in known}
+    learned = {c.formula for c in candidates if c.material_id in said_held_out}
     learned |= set(model.card.get("data", {}).get("formulas", []))
-    use = [i for i, c in enumerate(candidates) if c.material_id in known or c.formula not in learned]
-    own = model.predict([candidates[i].structure for i in use]).mean if use else np.empty(0)
-    old = [known.get(candidates[i].material_id, float(said)) for i, said in zip(use, own, strict=True)]
+    use = [i for i, c in enumerate(candidates) if c.material_id in said_held_out or c.formula not in learned]
+    asked = known.take(use)
+    own = model.predict(asked.structures, **asked.beside).mean if use else np.empty(0)
+    old = [said_held_out.get(candidates[i].material_id, float(said)) for i, said in zip(use, own, strict=True)]
     weights = gate.pool_weights(store.predicted_means(), [labels[i]["prediction"]["sc_mean"] for i in use])
     sc, formulas = [labels[i]["sc"] for i in use], [candidates[i].formula for i in use]
     return gate.judge(sc, old, held_out[use], weights, formulas)
 
 
-def _foreign(store: Store) -> bool:
+def _foreign(store: Store, reads_ipa: bool = False) -> bool:
     """Labels of two kinds are never mixed: where the first weights know another kind, every learning starts anew."""
-    weights, own = store.label_kinds()
+    weights, own = store.label_kinds(reads_ipa)
     return weights != own

@@ -44,6 +44,10 @@ class Ledger:
         ms = to_ms(cpu_h, "reservation", zero=False)
         return books.refusal(self._account(), ms, _known(purpose))
 
+    def cap_left_cpu_h(self, purpose: str) -> float:
+        """CPU-hours that the cap for ``purpose`` leaves it, whatever the budget has; infinite without a cap."""
+        return books.cap_left_ms(self._account(), _known(purpose)) / MS_PER_CPU_H
+
     # -- reserve, settle ---------------------------------------------------------------------------------------------
 
     def reserve(self, key: str, cpu_h: float, *, purpose: str = "rpa", **about: Any) -> bool:

@@ -12,10 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from selector import audit
+from selector.audit_pot import affordable_draws
 from selector.choosing import Pending
 from selector.closing import outcome_of, stated
 from selector.config import CampaignConfig
-from selector.store import IN_FLIGHT, Document, Store, now
+from selector.documents import IN_FLIGHT, Document, now
+from selector.store import Store
 
 EXPECTED = 0.5
 """A look is worth its cost once the model expects at most this share of the bound."""
@@ -69,7 +71,7 @@ def begin(store: Store, pending: Pending, config: CampaignConfig, available_cpu_
     alpha = audit.alpha_of_look(k)
     first = audit.audit_size(n_all, target, alpha) or 0
     n = _size(n_all, target, alpha, round(first * expected), config.max_in_flight)
-    if n is None or n > audit.affordable_draws(pending.reserve_cpu_h, available_cpu_h):
+    if n is None or n > affordable_draws(pending.reserve_cpu_h, available_cpu_h):
         return
     mark = now()
     members = store.mark_look(mark)

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta
 
-from selector import audit
-from selector.audit import ALPHA, AuditOutcome
-from selector.recalibration import Calibration, Draws
-from selector.store import IN_FLIGHT, Document, Store
+from selector.audit import ALPHA
+from selector.closing import statement
+from selector.documents import IN_FLIGHT, Document
+from selector.recalibration import Calibration, Draws, of_line
+from selector.store import Store
 
 RECENT_CHARGES = 100
 """The pace of a campaign is taken from so many of its last settlements."""
@@ -28,12 +29,13 @@ def progress(store: Store, at: datetime | None = None) -> dict[str, Any]:
     at = at or datetime.now(UTC)
     campaign, models = store.campaign(), store.model_history()
     labels = store.outcomes(campaign["settings_hash"])
-    calibrated = Calibration(Draws.of(labels), *_kinds(models, campaign))
+    structure = [m for m in models if not m.get("reads_ipa")]
+    calibrated = Calibration(Draws.of(of_line(labels, reads_ipa=False)), *_kinds(structure, campaign))
     return {
         "in_flight": [in_flight(c, at) for c in store.in_flight()],
         "models": [
             {"round": m["round"], "model_id": m["model_id"], "n_new_labels": m["n_new_labels"], **m["metrics"]}
-            for m in models
+            for m in structure
             if m.get("accepted", True)
         ],
         "errors": errors_by_round(labels, models),
@@ -125,23 +127,13 @@ def bound(store: Store, campaign: Document, labels: Sequence[Document]) -> dict[
 
 
 def _audited(store: Store, frozen: Document, final: bool) -> dict[str, Any]:
-    if final and frozen.get("bound"):
-        return {"kind": "final", **{k: v for k, v in frozen["bound"].items() if k != "time"}}
-    drawn = store.some(frozen["drawn"])
-    sc = [c["sc_computed"] for c in drawn if c["status"] == "done"]
-    below = sum(x < frozen["threshold"] for x in sc)
-    outcome = AuditOutcome(len(drawn), below, len(drawn) - len(sc))
-    said = audit.audit_bound(frozen["n_members"], outcome)
-    sentence = said.sentence(frozen["threshold"])
-    return {
-        "kind": "auditing",
-        **vars(outcome),
-        "n_members": said.n_members,
-        "n_low": said.n_low,
-        "share": said.share,
-        "alpha": said.alpha,
-        "sentence": f"Audit, {len(sc)} of {len(drawn)} back: as it stands, {sentence[:1].lower()}{sentence[1:]}",
-    }
+    said = frozen["bound"] if final and frozen.get("bound") else statement(store, frozen)
+    told = {"kind": "final" if final else "auditing", **{k: v for k, v in said.items() if k != "time"}}
+    if not final and said["n_drawn"]:
+        n, sentence = said["n_drawn"], said["sentence"]
+        lower = f"{sentence[:1].lower()}{sentence[1:]}"
+        told["sentence"] = f"Audit, {n - said['n_failed']} of {n} back: as it stands, {lower}"
+    return told
 
 
 def provisional(sc: Sequence[float], n_failed: int, threshold: float) -> dict[str, Any]:
@@ -182,19 +174,58 @@ def _expected_end(store: Store, campaign: Document, at: datetime) -> dict[str, A
         n_left += sum(c["status"] == "skipped" for c in store.some(campaign["audit"]["drawn"]))
         cpu_h_left = totals.audit_available_cpu_h + totals.reserved_cpu_h
     deadline = campaign["config"].get("deadline")
-    return expected_end(store.recent_charges(RECENT_CHARGES), cpu_h_left, n_left, deadline, at)
+    charges = store.recent_charges(RECENT_CHARGES)
+    spans = [(c["reserved_at"], c["time"], c["reserved_cpu_h"]) for c in charges]
+    for d in (c["decision"] for c in store.in_flight()):
+        spans.append((d["time"], at.isoformat(), d.get("reserved_cpu_h") or 0.0))
+    cores = campaign["config"].get("cores_per_job", 1)
+    hours = working_hours(spans, cores, charges[0]["time"], at) if charges else 0.0
+    return expected_end(charges, hours, cpu_h_left, n_left, deadline, at)
 
 
-def expected_end(
-    charges: Sequence[Mapping[str, Any]], cpu_h_left: float, n_left: int, deadline: str | None, at: datetime
-) -> dict[str, Any] | None:
-    """When budget, pool or deadline ends a campaign at its present pace, whichever is first; None before there is one.
+def working_hours(spans: Sequence[tuple[str, str, float]], cores: int, since: str, at: datetime) -> float:
+    """The hours since then in which a campaign worked: those with a calculation in flight.
 
-    The pace counts from the oldest of ``charges`` until now, so that it falls when nothing comes back.
+    What happened (a reservation, a settlement) cuts the time into stretches. One in which nothing was in flight does
+    not count: a stop, a campaign that waits for money or candidates. Any other counts, but no longer than the longest
+    time limit of what was in flight (its reservation / cores): had it been running, it would have come back by then. So
+    a night without workers counts no more than one calculation, be it that nothing was out, or that what was out was
+    cut off in the evening and booked in the morning.
 
     Parameters
     ----------
-    charges : the last settlements, oldest first: time, cpu_h, purpose
+    spans : (reserved at, settled at or now, CPU-hours reserved) of each calculation, ISO times
+    cores : of a calculation
+    since, at : beginning (ISO) and end
+    """
+    times = [tuple(datetime.fromisoformat(t).timestamp() for t in span[:2]) for span in spans]
+    first, last = datetime.fromisoformat(since).timestamp(), at.timestamp()
+    begun, ended = np.clip(np.array(times, dtype=float).reshape(-1, 2), first, last).T
+    cuts = np.unique(np.concatenate([begun, ended, [first, last]]))
+    in_flight = (begun <= cuts[:-1, None]) & (ended >= cuts[1:, None])
+    limits_s = np.array([3600 * cpu_h / cores for _, _, cpu_h in spans])
+    longest_s = np.where(in_flight, limits_s, 0.0).max(axis=1, initial=0.0)
+    return float(np.minimum(np.diff(cuts), longest_s).sum() / 3600)
+
+
+def expected_end(
+    charges: Sequence[Mapping[str, Any]],
+    hours: float,
+    cpu_h_left: float,
+    n_left: int,
+    deadline: str | None,
+    at: datetime,
+) -> dict[str, Any] | None:
+    """When budget, pool or deadline ends a campaign at its present pace, whichever is first; None before there is one.
+
+    The pace is that of the hours in which the campaign worked since the oldest of ``charges`` (`working_hours`): pauses
+    leave it as it was, and it falls while what is out does not come back. The end is told as if it worked on without
+    a pause.
+
+    Parameters
+    ----------
+    charges : the last settlements, oldest first: cpu_h, purpose
+    hours : that it worked since the first of them
     cpu_h_left : CPU-hours not spent
     n_left : candidates in flight or still to be decided; a policy may leave many of them at IPA
     deadline : ISO time
@@ -206,7 +237,6 @@ def expected_end(
     """
     ends: dict[str, datetime] = {}
     cpu_h_per_h = None
-    hours = (at - datetime.fromisoformat(charges[0]["time"])).total_seconds() / 3600 if charges else 0.0
     if len(charges) > 1 and hours > 0.0:
         since = charges[1:]
         cpu_h_per_h = sum(c["cpu_h"] for c in since) / hours

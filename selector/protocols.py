@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
+from selector.spectra import Spectrum
+
 
 @dataclass(frozen=True)
 class Job:
@@ -63,6 +65,8 @@ class Prediction(Protocol):
 class Predictor(Protocol):
     """A trained model; ``scores`` are held-out |error| / spread, from which intervals are made.
 
+    One that reads IPA spectra is given them beside the structures, always; any other never.
+
     ``held_out``: what models like it say of the labels it learned from, each having learned of other formulas alone;
     the labels it was given last stand at the end. None for a model that was read from a file.
     """
@@ -75,8 +79,10 @@ class Predictor(Protocol):
     def held_out(self) -> NDArray[np.float64] | None: ...
     @property
     def card(self) -> dict[str, Any]: ...
-    def predict(self, structures: Sequence[Structure]) -> Prediction: ...
-    def fine_tune(self, structures: Sequence[Structure], sc: Sequence[float]) -> Any: ...
+    def predict(self, structures: Sequence[Structure], spectra: Sequence[Spectrum] | None = None) -> Prediction: ...
+    def fine_tune(
+        self, structures: Sequence[Structure], sc: Sequence[float], *, spectra: Sequence[Spectrum] | None = None
+    ) -> Any: ...
 
 
 class ModelShelf(Protocol):
@@ -85,12 +91,18 @@ class ModelShelf(Protocol):
     def load(self, file: str) -> Predictor: ...
     def save(self, predictor: Any) -> str: ...
     def train(
-        self, structures: Sequence[Structure], sc: Sequence[float], engine: str, settings_hash: str
+        self,
+        structures: Sequence[Structure],
+        sc: Sequence[float],
+        engine: str,
+        settings_hash: str,
+        *,
+        spectra: Sequence[Spectrum] | None = None,
     ) -> Predictor: ...
 
 
 class CostEngine(Protocol):
-    """What the campaign asks of an engine."""
+    """What the campaign asks of an engine; ``level``: "rpa" is both levels together, "ipa" is IPA alone."""
 
     cost_log_sd: float
 
@@ -99,7 +111,7 @@ class CostEngine(Protocol):
     @property
     def settings_hash(self) -> str: ...
     def check(self, structure: Structure) -> None: ...
-    def estimate_cpu_h(self, structure: Structure) -> float: ...
+    def estimate_cpu_h(self, structure: Structure, level: str = "rpa") -> float: ...
 
 
 class Dispatcher(Protocol):

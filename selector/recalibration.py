@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta
 
-from selector.store import Document, Store
+from selector.documents import Document
+from selector.store import Store
 
 Array = NDArray[np.float64]
 State = Literal["held_out", "uncalibrated", "random_draws"]
@@ -155,7 +156,12 @@ class Calibration:
         }
 
 
-def standing(store: Store) -> Calibration:
-    """The campaign's calibration as its labels stand now."""
+def standing(store: Store, reads_ipa: bool = False) -> Calibration:
+    """The calibration of a line of models as the campaign's labels stand now."""
     labels = store.labels(store.campaign()["settings_hash"])
-    return Calibration(Draws.of(labels), *store.label_kinds())
+    return Calibration(Draws.of(of_line(labels, reads_ipa)), *store.label_kinds(reads_ipa))
+
+
+def of_line(labels: Sequence[Document], reads_ipa: bool) -> list[Document]:
+    """The labels whose prediction, as it stood at the dispatch, was made by a model of this line."""
+    return [label for label in labels if bool((label.get("prediction") or {}).get("reads_ipa")) == reads_ipa]

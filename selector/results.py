@@ -52,8 +52,12 @@ class EndSpectrum:
 
 
 def recorded(store: Store) -> Iterator[EndSpectrum]:
-    """Every spectrum that was computed, or given, in float32 as it is stored, one at a time by material and level."""
+    """Every spectrum that was computed, or else given, float32 as it is stored, one at a time by material and level."""
+    kept = ((about["material_id"], about["level"], about.get("origin", COMPUTED)) for about in store.spectra_kept())
+    computed = {(material_id, level) for material_id, level, origin in kept if origin == COMPUTED}
     for about, spectrum in store.recorded_spectra():
+        if about.get("origin") == GIVEN and (about["material_id"], about["level"]) in computed:
+            continue
         yield EndSpectrum(
             material_id=about["material_id"],
             level=about["level"],
@@ -76,7 +80,9 @@ def endings(store: Store) -> list[dict[str, Any]]:
     origin: dict[str, dict[str, str]] = {}
     gaps: dict[str, float] = {}
     for about in store.spectra_kept():
-        origin.setdefault(about["material_id"], {})[about["level"]] = about.get("origin", COMPUTED)
+        levels, said = origin.setdefault(about["material_id"], {}), about.get("origin", COMPUTED)
+        if said == COMPUTED or about["level"] not in levels:
+            levels[about["level"]] = said
         if about.get("gap_ev") is not None:
             gaps[about["material_id"]] = about["gap_ev"]
     return [

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,15 @@ class Spectrum:
     def mean(self) -> NDArray[np.complexfloating[Any, Any]]:
         """Trace / 3, shape (n,)."""
         return self.eps.mean(axis=0)
+
+
+@dataclass(frozen=True)
+class KnownSpectrum:
+    """A spectrum, the file it stands in, and the settings hash that it was computed under (None: not said)."""
+
+    spectrum: Spectrum
+    file: Path
+    settings_hash: str | None
 
 
 def similarity(spectrum: Array, reference: Array, energy_ev: Array = ENERGY_EV) -> float:

@@ -1,4 +1,4 @@
-"""The campaign's memory: the only module that knows MongoDB collections and queries.
+"""The campaign's memory: with `selector.records`, the only module that knows MongoDB collections and queries.
 
 Uses only what MongoDB documents: each method is one or a few atomic single-document operations, and every write that
 matters is conditional on the state it expects, so that any number of processes may call them at once. `Store.under`
@@ -8,63 +8,33 @@ gives the store in which a step writes: there, every write is conditional on the
 from __future__ import annotations
 
 import copy
-import io
-import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from itertools import islice
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from bson import Binary
 from pymongo import ASCENDING, UpdateOne
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-from selector.amounts import MS_PER_CPU_H
 from selector.candidates import Candidate, Rejection
-from selector.errors import SelectorError, UsageError
+from selector.documents import Document, chunks, now, of_line, pack, packed
+from selector.errors import UsageError
 from selector.lease import Lease, Writes
 from selector.ledger import Ledger
+from selector.records import Records
 from selector.spectra import Spectrum
 
-STATUSES = ("pending", "reserved", "running", "done", "failed", "skipped", "rejected")
-IN_FLIGHT = ("reserved", "running")
-CHOOSING = (
-    *("material_id", "formula", "status", "prediction", "estimate_cpu_h", "attempts", "failures"),
-    *("timed_out_cpu_h", "pinned", "vetoed"),
-)
-"""What choosing needs of a candidate: all but its structure and its history."""
-CHUNK = 1000
-Document = dict[str, Any]
-T = TypeVar("T")
 
-
-def now() -> str:
-    """UTC time as ISO text, the way FireWorks keeps its dates."""
-    return datetime.now(UTC).isoformat()
-
-
-def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, CHUNK)):
-        yield chunk
-
-
-class Store:
+class Store(Records):
     """One campaign in one database."""
 
     def __init__(self, db: Database[Any], campaign: str) -> None:
-        self.db = db
-        self.name = campaign
+        super().__init__(db, campaign)
         self.ledger = Ledger(db, campaign)
         self.lease = Lease(db, campaign)
         self._epoch: int | None = None
-        self._campaigns, self._candidates = db["campaigns"], db["candidates"]
-        self._spectra, self._labels = db["spectra"], db["labels"]
-        self._models, self._events = db["models"], db["events"]
 
-    # -- the step's writes -------------------------------------------------------------------------------------------
+    # -- the step's writes ---------------------------------------------------------------------------------------------
 
     def under(self, epoch: int) -> Store:
         """The same store, whose writes to the campaign and its candidates need the lease of that epoch."""
@@ -95,15 +65,12 @@ class Store:
         """The condition on a candidate that no later step has written it."""
         return {} if self._epoch is None else {"epoch": {"$not": {"$gt": self._epoch}}}
 
-    def _id(self, material_id: str) -> str:
-        return f"{self.name}:{material_id}"
-
     def _change(self, update: Document, **query: Any) -> bool:
         """Change the campaign's document where ``query`` holds, and the lease if one is needed."""
         held = {} if self._epoch is None else {"lease.epoch": self._epoch}
         return self._campaigns.update_one({"_id": self.name, **held, **query}, update).matched_count == 1
 
-    # -- the campaign ------------------------------------------------------------------------------------------------
+    # -- the campaign --------------------------------------------------------------------------------------------------
 
     def create(self, config: Document, budget_cpu_h: float, engine: str, settings_hash: str, **account: Any) -> None:
         """Write a new campaign, whose labels are of that kind; `UsageError` if its name is taken.
@@ -141,6 +108,7 @@ class Store:
             ("material_id",),
             ("status", "prediction.stamp"),
             ("used_cpu_h",),
+            ("used_ipa_cpu_h",),
             ("awaited",),
             ("look", "status"),
         )
@@ -153,21 +121,6 @@ class Store:
         self._labels.create_index([("campaign", ASCENDING), ("settings_hash", ASCENDING), ("random_draw", ASCENDING)])
         for field in ("time", "material_id"):
             self._events.create_index([("campaign", ASCENDING), (field, ASCENDING)])
-
-    def exists(self) -> bool:
-        return self._campaigns.find_one({"_id": self.name}, {"_id": 1}) is not None
-
-    def campaign(self) -> Document:
-        """The campaign's document; `SelectorError` if there is none."""
-        document: Document | None = self._campaigns.find_one({"_id": self.name})
-        if document is None:
-            raise SelectorError(f"campaign '{self.name}' does not exist; create it with `selector init`")
-        return document
-
-    def label_kinds(self) -> tuple[str, str]:
-        """Engine and settings hash of the labels that its first weights learned from, and of those it computes."""
-        first, own = (f"{d['engine']} {d['settings_hash']}" for d in (self.models()[0], self.campaign()))
-        return first, own
 
     def set_state(self, state: str, reason: str | None, before: Sequence[str] | None = None, **fields: Any) -> bool:
         """Change the campaign's state if it is one of ``before``, whatever it is if None; whether this call did it."""
@@ -200,9 +153,10 @@ class Store:
         place = {"looks": {"$elemMatch": {"mark": mark, "bound": None}}}
         return self._change({"$set": {"looks.$.bound": bound}}, **place)
 
-    def note_calibration(self, state: str) -> bool:
-        """Note what the intervals rest on; whether that is new."""
-        return self._change({"$set": {"calibration": state}}, calibration={"$ne": state})
+    def note_calibration(self, state: str, reads_ipa: bool = False) -> bool:
+        """Note what the intervals of a line of models rest on; whether that is new."""
+        field = of_line("calibration", reads_ipa)
+        return self._change({"$set": {field: state}}, **{field: {"$ne": state}})
 
     def begin_learning(self, key: str) -> bool:
         """Note that the learning job ``key`` is out; False if another one is."""
@@ -222,13 +176,16 @@ class Store:
     def clear_request(self) -> None:
         self._campaigns.update_one({"_id": self.name}, {"$set": {"step_requested": False}})
 
-    def step_requested(self) -> bool:
-        return bool(self.campaign()["step_requested"])
+    # -- candidates ----------------------------------------------------------------------------------------------------
 
-    # -- candidates --------------------------------------------------------------------------------------------------
-
-    def add_candidates(self, candidates: Iterable[Candidate], estimates_cpu_h: Iterable[float]) -> None:
-        """Take crystals into the pool; those that are there already stay as they are."""
+    def add_candidates(
+        self,
+        candidates: Iterable[Candidate],
+        estimates_cpu_h: Iterable[float],
+        more: Mapping[str, Document] | None = None,
+    ) -> None:
+        """Take crystals into the pool, with ``more`` fields by material_id; those that are there stay as they are."""
+        more = more or {}
         documents = (
             {
                 "_id": self._id(candidate.material_id),
@@ -237,11 +194,12 @@ class Store:
                 "attempts": 0,
                 "estimate_cpu_h": estimate,
                 "added": now(),
-                **_packed(candidate.to_dict()),
+                **more.get(candidate.material_id, {}),
+                **packed(candidate.to_dict()),
             }
             for candidate, estimate in zip(candidates, estimates_cpu_h, strict=True)
         )
-        for batch in _chunks(documents):
+        for batch in chunks(documents):
             updates = [UpdateOne({"_id": d["_id"]}, {"$setOnInsert": d}, upsert=True) for d in batch]
             self._candidates.bulk_write(updates, ordered=False)
 
@@ -263,69 +221,6 @@ class Store:
                 document["_id"] += f":{r.source}"
             self._candidates.replace_one({"_id": document["_id"]}, document, upsert=True)
 
-    def candidates(self, *status: str) -> list[Document]:
-        """Whole documents of the candidates in these states (all when none is named), by material_id."""
-        return [_unpacked(c) for c in self._find(status)]
-
-    def pending(self) -> list[Document]:
-        """The pending candidates by material_id, with what choosing needs (`CHOOSING`)."""
-        return self.choosing("pending")
-
-    def choosing(self, *status: str) -> list[Document]:
-        """The same for the candidates in these states."""
-        return list(self._find(status, {"_id": 0, **dict.fromkeys(CHOOSING, 1)}))
-
-    def without_structure(self, *status: str) -> Iterator[Document]:
-        """Documents of the candidates in these states, but for their structures."""
-        return self._find(status, {"structure": 0})
-
-    def unpredicted(self, stamp: str) -> Iterator[list[Document]]:
-        """Pending candidates whose prediction does not bear this stamp; whole documents, some at a time."""
-        query = {"campaign": self.name, "status": "pending"}
-        if self._candidates.count_documents(query) == self._candidates.count_documents(
-            {**query, "prediction.stamp": stamp}
-        ):
-            return
-        stale = self._candidates.find({**query, "prediction.stamp": {"$ne": stamp}}, {"_id": 1})
-        for ids in _chunks([c["_id"] for c in stale.sort("material_id", ASCENDING)]):
-            yield [_unpacked(c) for c in self._candidates.find({"_id": {"$in": ids}}).sort("_id", ASCENDING)]
-
-    def settled(self) -> Iterator[Document]:
-        """Estimated and used CPU-hours of every calculation that told them."""
-        fields = {"_id": 0, "estimate_cpu_h": 1, "used_cpu_h": 1, "status": 1}
-        return self._candidates.find({"campaign": self.name, "used_cpu_h": {"$gt": 0.0}}, fields)
-
-    def predicted_means(self) -> list[float]:
-        """Predicted SC of every candidate, as it stood at its dispatch or else stands."""
-        fields = {"_id": 0, "prediction.sc_mean": 1, "decision.sc_mean": 1}
-        said = ({**c.get("prediction", {}), **c.get("decision", {})} for c in self._find((), fields))
-        return [c["sc_mean"] for c in said if "sc_mean" in c]
-
-    def awaited(self) -> list[Document]:
-        """Candidates with attempts that were given up and may yet return, without structures."""
-        return list(self._candidates.find({"campaign": self.name, "awaited": True}, {"structure": 0}))
-
-    def candidate(self, material_id: str) -> Document:
-        document: Document | None = self._candidates.find_one({"_id": self._id(material_id)})
-        if document is None:
-            raise SelectorError(
-                f"material '{material_id}' is not in campaign '{self.name}'; add it with `selector add`"
-            )
-        return _unpacked(document)
-
-    def some(self, material_ids: Collection[str]) -> list[Document]:
-        """These candidates by material_id, without structures."""
-        ids = [self._id(material_id) for material_id in material_ids]
-        return list(self._candidates.find({"_id": {"$in": ids}}, {"structure": 0}).sort("material_id", ASCENDING))
-
-    def counts(self) -> dict[str, int]:
-        """Candidates per status, from an index; states without any are left out."""
-        found = {status: self.count(status) for status in STATUSES}
-        return {status: n for status, n in found.items() if n}
-
-    def count(self, *status: str) -> int:
-        return self._candidates.count_documents({"campaign": self.name, "status": {"$in": list(status)}})
-
     def move(
         self,
         material_id: str,
@@ -335,11 +230,12 @@ class Store:
         *,
         push: Mapping[str, Any] | None = None,
         also: Mapping[str, Any] | None = None,
+        unset: Sequence[str] = (),
         **fields: Any,
     ) -> bool:
         """Change a candidate's status if it is one of ``before`` and its attempt ``key``; whether this call did it.
 
-        ``push`` appends to its arrays; ``also``: further conditions.
+        ``push`` appends to its arrays; ``also``: further conditions; ``unset``: fields to be removed.
         """
         query: Document = {"_id": self._id(material_id), "status": {"$in": list(before)}, **self._unpassed()}
         query |= also or {}
@@ -349,6 +245,8 @@ class Store:
         update: Document = {"$set": {"status": after, "updated": now(), **stamp, **fields}}
         if push:
             update["$push"] = dict(push)
+        if unset:
+            update["$unset"] = dict.fromkeys(unset, "")
         return self._candidates.update_one(query, update).modified_count == 1
 
     def mark_look(self, mark: str) -> list[str]:
@@ -357,19 +255,6 @@ class Store:
         self._candidates.update_many(query, {"$set": {"look": mark}})
         found = self._candidates.find({**self._without_result(), "look": mark}, {"_id": 0, "material_id": 1})
         return [c["material_id"] for c in found]
-
-    def count_look(self, mark: str, threshold: float) -> tuple[int, int, int]:
-        """Of a look's candidates those without a result and those found below ``threshold``; how many others there are.
-
-        Others: without a result, and no part of the look.
-        """
-        query: Document = {"campaign": self.name, "look": mark, "status": "done", "sc_computed": {"$lt": threshold}}
-        left = self._candidates.count_documents({**self._without_result(), "look": mark})
-        every = self._candidates.count_documents(self._without_result())
-        return left, self._candidates.count_documents(query), every - left
-
-    def _without_result(self) -> Document:
-        return {"campaign": self.name, "status": {"$in": ["pending", *IN_FLIGHT]}, "vetoed": {"$ne": True}}
 
     def mark(self, material_id: str, before: Sequence[str], **fields: Any) -> bool:
         """Change fields of a candidate in one of these states; whether it was in one."""
@@ -382,19 +267,18 @@ class Store:
         self._candidates.update_one(query, {"$set": {"strays": list(after), "awaited": bool(after)}})
 
     def set_predictions(self, predictions: Mapping[str, Document]) -> None:
-        """Store a prediction per material_id; what is decided, or predicted by a later model, keeps its own."""
-        updates = [
-            UpdateOne(
-                {
-                    "_id": self._id(material_id),
-                    "status": "pending",
-                    "prediction.model_round": {"$not": {"$gt": said["model_round"]}},
-                    **self._unpassed(),
-                },
-                {"$set": {"prediction": said}},
-            )
-            for material_id, said in predictions.items()
-        ]
+        """Store a prediction per material_id; what is decided, or predicted by a later model, keeps its own.
+
+        What has its IPA spectrum meanwhile is not said anything of by a model that reads none.
+        """
+        updates = []
+        for material_id, said in predictions.items():
+            not_later: Document = {"prediction.model_round": {"$not": {"$gt": said["model_round"]}}}
+            if (reads_ipa := said.get("reads_ipa")) is not None:
+                another_line = {"prediction.reads_ipa": {"$ne": reads_ipa}}
+                not_later = {"ipa": {"$exists": reads_ipa}, "$or": [another_line, not_later]}
+            query = {"_id": self._id(material_id), "status": "pending", **not_later, **self._unpassed()}
+            updates.append(UpdateOne(query, {"$set": {"prediction": said}}))
         if updates:
             self._candidates.bulk_write(updates, ordered=False)
 
@@ -403,7 +287,7 @@ class Store:
         stamp = {} if self._epoch is None else {"epoch": self._epoch}
         query = {"campaign": self.name, "status": "pending", "decision": {"$exists": True}}
         earlier = {c["_id"]: c["decision"] for c in self._candidates.find(query, {"decision": 1})}
-        for batch in _chunks(decisions.items()):
+        for batch in chunks(decisions.items()):
             self.renew()
             updates = []
             for material_id, decision in batch:
@@ -420,164 +304,54 @@ class Store:
         query = {"campaign": self.name, "status": "skipped"}
         self._candidates.update_many(query, {"$set": {"status": "pending", "updated": now()}})
 
-    def _find(self, status: Sequence[str], fields: Document | None = None) -> Any:
-        query: Document = {"campaign": self.name}
-        if status:
-            query["status"] = status[0] if len(status) == 1 else {"$in": list(status)}
-        return self._candidates.find(query, fields).sort("material_id", ASCENDING)
+    # -- results, models and events ------------------------------------------------------------------------------------
 
-    # -- results -----------------------------------------------------------------------------------------------------
+    def save_spectrum(self, material_id: str, level: str, spectrum: Spectrum, key: str, **about: Any) -> None:
+        """Write a spectrum under ``key``, unless one is there."""
+        _id = f"{self.name}:{material_id}:{level}:{key}"
+        document = {
+            **{"_id": _id, "campaign": self.name, "material_id": material_id, "level": level},
+            **about,
+            "energy_ev": pack(spectrum.energy_ev.astype(np.float32)),
+            "eps": pack(spectrum.eps.astype(np.complex64)),
+            "recorded": now(),
+        }
+        self._spectra.update_one({"_id": _id}, {"$setOnInsert": document}, upsert=True)
+
+    def save_computed(self, material_id: str, calculation: Any, levels: Collection[str]) -> None:
+        """Write the spectra of a calculation, each once for its engine and settings."""
+        about = {k: getattr(calculation, k) for k in ("engine", "settings_hash", "version", "settings", "gap_ev")}
+        about |= {k: getattr(calculation, k) for k in ("wall_s", "details")} | {"cpu_h": calculation.cpu_s / 3600}
+        for level in levels:
+            key = f"{calculation.engine}:{calculation.settings_hash}"
+            self.save_spectrum(material_id, level, calculation.spectra[level], key, **about)
+
+    def note_given_ipa(self, material_ids: Collection[str]) -> None:
+        """Note of candidates without a result that their IPA spectra were given, where they have none yet."""
+        ids = [self._id(material_id) for material_id in material_ids]
+        query = {"_id": {"$in": ids}, "status": {"$nin": ["done", "rejected"]}, "ipa": {"$exists": False}}
+        self._candidates.update_many(query, {"$set": {"ipa": "given"}, "$unset": {"prediction.stamp": ""}})
+
+    def note_late_ipa(self, material_id: str, used_cpu_h: float) -> bool:
+        """Note that a candidate's IPA spectrum came late, where it has none yet; whether this call did it."""
+        query = {"_id": self._id(material_id), "status": {"$ne": "done"}, "ipa": {"$exists": False}}
+        update = {"$set": {"ipa": "computed", "used_ipa_cpu_h": used_cpu_h}, "$unset": {"prediction.stamp": ""}}
+        return self._candidates.update_one(query, update).modified_count == 1
 
     def save_result(self, material_id: str, calculation: Any, label: Document) -> None:
         """Spectra first, then the label; writing the same result again changes nothing."""
         kind = {"engine": calculation.engine, "settings_hash": calculation.settings_hash}
-        for level, spectrum in calculation.spectra.items():
-            key = f"{self.name}:{material_id}:{level}:{calculation.engine}:{calculation.settings_hash}"
-            document = {
-                "_id": key,
-                "campaign": self.name,
-                "material_id": material_id,
-                "level": level,
-                **kind,
-                "version": calculation.version,
-                "settings": calculation.settings,
-                "energy_ev": _pack(spectrum.energy_ev.astype(np.float32)),
-                "eps": _pack(spectrum.eps.astype(np.complex64)),
-                "gap_ev": calculation.gap_ev,
-                "cpu_h": calculation.cpu_s / 3600,
-                "wall_s": calculation.wall_s,
-                "details": calculation.details,
-                "recorded": now(),
-            }
-            self._spectra.update_one({"_id": key}, {"$setOnInsert": document}, upsert=True)
+        self.save_computed(material_id, calculation, calculation.spectra)
         key = f"{self.name}:{material_id}:{calculation.engine}:{calculation.settings_hash}"
         document = {"_id": key, "campaign": self.name, "material_id": material_id, **kind, **label, "recorded": now()}
         self._labels.update_one({"_id": key}, {"$setOnInsert": document}, upsert=True)
 
-    def labels(self, settings_hash: str) -> list[Document]:
-        """The campaign's labels of one kind, in the order of their recording."""
-        query = {"campaign": self.name, "settings_hash": settings_hash}
-        return list(self._labels.find(query).sort([("recorded", ASCENDING), ("_id", ASCENDING)]))
-
-    def n_labels(self, settings_hash: str) -> int:
-        return self._labels.count_documents({"campaign": self.name, "settings_hash": settings_hash})
-
-    def spectra(self) -> dict[str, dict[str, Spectrum]]:
-        """material_id -> level -> Spectrum, all that was recorded."""
-        found: dict[str, dict[str, Spectrum]] = {}
-        for about, spectrum in self.recorded_spectra():
-            found.setdefault(about["material_id"], {})[about["level"]] = spectrum
-        return found
-
-    # -- models and events -------------------------------------------------------------------------------------------
-
     def add_model(self, model_id: str, accepted: bool = True, **about: Any) -> None:
-        """Record a model, and make it the standing one if it was accepted."""
+        """Record a model, and make it the standing one of its line (``reads_ipa``) if it was accepted."""
         document = {"campaign": self.name, "model_id": model_id, "created": now(), "accepted": accepted, **about}
         self._models.update_one({"_id": self._id(model_id)}, {"$setOnInsert": document}, upsert=True)
         if accepted:
-            self._change({"$set": {"model_id": model_id}})
-
-    def models(self, accepted: bool | None = True) -> list[Document]:
-        """The models by round: those that stood, those that the learning gate refused (False), or all (None)."""
-        found = self._models.find({"campaign": self.name}).sort([("round", ASCENDING), ("created", ASCENDING)])
-        return [m for m in found if accepted is None or m.get("accepted", True) == accepted]
-
-    def model(self) -> Document:
-        """The standing model's document."""
-        model_id = self.campaign()["model_id"]
-        document: Document | None = self._models.find_one({"_id": f"{self.name}:{model_id}"})
-        if document is None:
-            raise SelectorError(f"campaign '{self.name}' has no model; create it anew with `selector init`")
-        return document
+            self._change({"$set": {of_line("model_id", bool(about.get("reads_ipa"))): model_id}})
 
     def event(self, kind: str, message: str, **about: Any) -> None:
         self._events.insert_one({"campaign": self.name, "time": now(), "kind": kind, "message": message, **about})
-
-    def events(self) -> list[Document]:
-        return list(self._events.find({"campaign": self.name}, {"_id": 0}).sort("time", ASCENDING))
-
-    def last_events(self, n: int) -> list[Document]:
-        """The ``n`` latest events, oldest first: time, kind, message."""
-        fields = {"_id": 0, "time": 1, "kind": 1, "message": 1}
-        return list(self._events.find({"campaign": self.name}, fields).sort("time", -1).limit(n))[::-1]
-
-    # -- what is shown -----------------------------------------------------------------------------------------------
-
-    def in_flight(self) -> list[Document]:
-        """Candidates in flight with their decisions, the oldest dispatch first."""
-        fields = {"_id": 0, "material_id": 1, "formula": 1, "decision": 1}
-        return sorted(self._find(IN_FLIGHT, fields), key=lambda c: str(c["decision"]["time"]))
-
-    def reasons(self, status: str) -> list[Document]:
-        """Of the candidates in this state material_id, reason_code and message, as far as they are known."""
-        return list(self._find([status], {"_id": 0, "material_id": 1, "reason_code": 1, "message": 1}))
-
-    def n_failed_draws(self) -> int:
-        """Candidates that were drawn by lot and given up."""
-        query = {"campaign": self.name, "status": "failed", "decision.random_draw": True}
-        return self._candidates.count_documents(query)
-
-    def outcomes(self, settings_hash: str) -> list[Document]:
-        """Of each label what was predicted and what was computed, and whether it was drawn by lot."""
-        query = {"campaign": self.name, "settings_hash": settings_hash}
-        return list(self._labels.find(query, {"_id": 0, "prediction": 1, "sc": 1, "random_draw": 1}))
-
-    def model_history(self) -> list[Document]:
-        """All models by round, refused ones too, without what they say of each label."""
-        found = self._models.find({"campaign": self.name}, {"_id": 0, "held_out": 0})
-        return list(found.sort([("round", ASCENDING), ("created", ASCENDING)]))
-
-    def recent_charges(self, n: int) -> list[Document]:
-        """The last ``n`` settlements, oldest first: time, cpu_h, purpose."""
-        query = {"campaign": self.name, "settled_at": {"$gt": ""}}
-        fields = {"_id": 0, "settled_at": 1, "charged_ms": 1, "purpose": 1}
-        found = self.db["ledger"].find(query, fields).sort("settled_at", -1).limit(n)
-        return [
-            {"time": e["settled_at"], "cpu_h": e["charged_ms"] / MS_PER_CPU_H, "purpose": e.get("purpose", "rpa")}
-            for e in found
-        ][::-1]
-
-    def events_of(self, material_id: str) -> list[Document]:
-        """Everything that happened to this material: time, kind, message."""
-        query = {"campaign": self.name, "material_id": material_id}
-        return list(self._events.find(query, {"_id": 0, "time": 1, "kind": 1, "message": 1}).sort("time", ASCENDING))
-
-    def spectra_kept(self) -> Iterator[Document]:
-        """Which spectra are recorded: material_id, level, origin (where it was not computed), gap_ev."""
-        fields = {"_id": 0, "material_id": 1, "level": 1, "origin": 1, "gap_ev": 1}
-        return self._spectra.find({"campaign": self.name}, fields)
-
-    def whole(self, material_ids: Collection[str]) -> list[Document]:
-        """Whole documents of these candidates, by material_id."""
-        ids = [self._id(material_id) for material_id in material_ids]
-        return [_unpacked(c) for c in self._candidates.find({"_id": {"$in": ids}}).sort("material_id", ASCENDING)]
-
-    def recorded_spectra(self) -> Iterator[tuple[Document, Spectrum]]:
-        """Every recorded spectrum with its document (without the arrays), one at a time, by material and level."""
-        found = self._spectra.find({"campaign": self.name})
-        for document in found.sort([("material_id", ASCENDING), ("level", ASCENDING)]):
-            energy_ev, eps = (_unpack(document.pop(name)) for name in ("energy_ev", "eps"))
-            yield document, Spectrum(energy_ev.astype(np.float64), eps)
-
-
-def _pack(array: np.ndarray[Any, Any]) -> Binary:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return Binary(buffer.getvalue())
-
-
-def _unpack(data: bytes) -> np.ndarray[Any, Any]:
-    return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-
-
-def _packed(candidate: Document) -> Document:
-    """With its structure as JSON text, which is not taken apart when a pool is read."""
-    return {**candidate, "structure": json.dumps(candidate["structure"])}
-
-
-def _unpacked(candidate: Document) -> Document:
-    """The inverse; what the first release wrote is no text."""
-    if isinstance(candidate.get("structure"), str):
-        candidate["structure"] = json.loads(candidate["structure"])
-    return candidate

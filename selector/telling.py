@@ -27,7 +27,7 @@ ENDS = {
 _TOLD = (
     *("policy", "model_id", "model_round", "calibration", "sc_mean", "sc_lo", "sc_hi", "p_low", "out_of_domain"),
     *("level", "purpose", "reason", "rank", "threshold", "random_draw", "audit_probability", "cost_predicted_cpu_h"),
-    *("reserved_cpu_h", "attempt", "key", "fw_id", "time", "outcome"),
+    *("reserved_cpu_h", "attempt", "key", "fw_id", "time", "outcome", "reads_ipa"),
 )
 
 
@@ -37,9 +37,10 @@ def why(store: Store, material_id: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        material_id, formula, status, sc_computed, pinned, vetoed, prediction (the standing one, while it is pending),
-        decisions (oldest first, the present one last), awaited (keys of lost attempts that may return), by_hand (pins
-        and vetoes: time, kind), threshold, message (why it was rejected, or failed last).
+        material_id, formula, status, sc_computed, ipa ("given" or "computed" before RPA, or None), pinned, vetoed,
+        prediction (the standing one, while it is pending), decisions (oldest first, the present one last), awaited
+        (keys of lost attempts that may return), by_hand (pins and vetoes: time, kind), threshold, message (why it was
+        rejected, or failed last).
 
     Raises
     ------
@@ -56,6 +57,7 @@ def why(store: Store, material_id: str) -> dict[str, Any]:
         "status": c["status"],
         "threshold": store.campaign()["config"]["policy"]["threshold"],
         "sc_computed": c.get("sc_computed"),
+        "ipa": c.get("ipa"),
         "message": c.get("message"),
         "pinned": bool(c.get("pinned")),
         "vetoed": bool(c.get("vetoed")),
@@ -72,13 +74,16 @@ def _chosen(said: Mapping[str, Any]) -> dict[str, Any]:
 
 def in_words(told: Mapping[str, Any]) -> list[str]:
     """The same as sentences, one a line."""
-    head = f"{told['formula']} ({told['material_id']})".strip()
-    lines = [f"{head}: {told['status']}, {ENDS.get(told['status'], '')}".rstrip(", ") + _result(told)]
+    head, end = f"{told['formula']} ({told['material_id']})".strip(), ENDS.get(told["status"], "")
+    decisions: Sequence[Mapping[str, Any]] = told["decisions"]
+    if told["status"] in ("reserved", "running") and decisions and decisions[-1].get("purpose") == "ipa":
+        end = end.replace("RPA", "IPA, before the choice is made again")
+    lines = [f"{head}: {told['status']}, {end}".rstrip(", ") + _result(told)]
     if told["status"] == "rejected":
         return [f"{lines[0][:-1]}: {told['message']}."]
     if told["prediction"]:
         lines.append("Now predicted: " + prediction_in_words(told["prediction"], told["threshold"]))
-    decisions: Sequence[Mapping[str, Any]] = told["decisions"]
+    lines += _second_choice(told)
     for i, decision in enumerate(reversed(decisions)):
         lines += [("Decision" if i == 0 else "Before that") + f", {_decision(decision)}", *_basis(decision, told)]
     if not decisions:
@@ -106,6 +111,22 @@ def prediction_in_words(said: Mapping[str, Any], threshold: float) -> str:
     if said.get("out_of_domain"):
         words += " Out of domain: unlike every crystal the model has learned from, so the interval means little."
     return words
+
+
+def _second_choice(told: Mapping[str, Any]) -> list[str]:
+    """What the IPA spectrum changed of the prediction, where it was at hand."""
+    decisions: list[Mapping[str, Any]] = list(told["decisions"])
+    with_it = next((d for d in decisions if d.get("reads_ipa")), told["prediction"] or {})
+    now = f"SC {with_it['sc_mean']:.2f}" if with_it.get("reads_ipa") else None
+    first = next((d for d in decisions if d.get("purpose") == "ipa" and _is_done(d)), None)
+    if first is not None:
+        again = f", then the choice was made again with it: SC {first['sc_mean']:.2f} -> {now[3:]}" if now else ""
+        return [f"IPA computed first ({first['outcome']['cpu_h']:.4f} CPU-h){again}."]
+    return [f"Predicted with its IPA spectrum, which was {told.get('ipa')}: {now}."] if now else []
+
+
+def _is_done(d: Mapping[str, Any]) -> bool:
+    return bool((d.get("outcome") or {}).get("status") == "done")
 
 
 def _result(told: Mapping[str, Any]) -> str:
@@ -138,16 +159,18 @@ def _basis(d: Mapping[str, Any], told: Mapping[str, Any]) -> list[str]:
     if d.get("key"):
         firework = f"firework {d['fw_id']}" if d.get("fw_id") is not None else "not handed to FireWorks yet"
         lines.append(f"  Launch: {firework}, key {d['key']}.")
-        lines.append(f"  Outcome: {_outcome(d.get('outcome'))}")
+        lines.append(f"  Outcome: {_outcome(d.get('outcome'), str(d.get('level')))}")
     return lines
 
 
-def _outcome(outcome: Mapping[str, Any] | None) -> str:
+def _outcome(outcome: Mapping[str, Any] | None, level: str) -> str:
     if outcome is None:
         return "not back yet."
     cost, at = f"{outcome['cpu_h']:.4f} CPU-h", _utc(outcome["time"])
     if outcome["status"] == "done":
         late = ", late" if outcome.get("late") else ""
+        if level == "ipa":
+            return f"IPA spectrum, {cost}, {at}{late}."
         return f"SC[RPA; IPA] = {outcome['sc']:.3f}, {cost}, {at}{late}."
     again = "; to be tried again" if outcome.get("again") else ""
     return f"{outcome['status']}: {outcome.get('message', '')} ({cost}, {at}{again})."

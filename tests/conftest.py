@@ -96,7 +96,8 @@ class AtOnce:
         if job.material_id in self.failing:
             return Failure("NotConverged", "the density does not converge", 1.0, retry=False)
         structure = Structure(*(job.structure[part] for part in ("lattice", "species", "frac")))
-        return Result(self.engine.compute(job.material_id, structure, ["ipa", "rpa"], workdir, None))
+        levels = ["ipa"] if job.level == "ipa" else ["ipa", "rpa"]
+        return Result(self.engine.compute(job.material_id, structure, levels, workdir, None))
 
     def learning_is_out(self, key: str) -> bool:
         return key in self.learning

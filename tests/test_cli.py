@@ -246,6 +246,9 @@ def test_compute_refuses_by_name_before_and_after_computing(selector: Run, folde
         ([good, "--out", "/proc/nowhere/x.json"], 2, ["/proc/nowhere"]),
         ([good, "--out", folder / "x.json", "--engine", "vasp"], 2, ["vasp", "gpaw"]),
         ([good, "--out", folder / "x.json", "--preset", "huge"], 2, ["huge", "standard"]),
+        ([good, "--out", folder / "x.json", "--engine", "replay", "--option", "labels"], 2, ["labels", "KEY=VALUE"]),
+        ([good, "--out", folder / "x.json", "--engine", "replay", "--option", "times=1"], 2, ["times", "time_scale"]),
+        ([good, "--out", folder / "x.json", "--engine", "replay", "--option", "time_scale=-1"], 2, ["time_scale -1"]),
         ([folder / "no.cif", "--out", folder / "x.json"], 2, ["no.cif"]),
         (
             [stranger, "--out", folder / "x.json", "--engine", "replay"],
@@ -344,6 +347,31 @@ def test_a_campaign_is_begun_once_and_not_changed_afterwards(selector: Run, fold
     code, _, err = selector("plan", "--config", config)
     assert code == 2
     assert "budget_cpu_h" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("threshold: 0.8", "threshold: 1.5"), ["policy.threshold", "1.5"]),
+        (("budget_cpu_h: 0.4", "budget_cpu_h: 0.4\naudit_fraction: 1.5"), ["audit_fraction", "1.5"]),
+    ],
+)
+def test_a_file_broken_in_mid_campaign_changes_nothing(
+    selector: Run, folder: Path, change: tuple[str, str], words: list[str]
+) -> None:
+    config = folder / "campaign.yaml"
+    selector("init", config)
+    before = selector("status", "--config", config, "--json")
+    good = config.read_text(encoding="utf-8")
+    config.write_text(good.replace(*change), encoding="utf-8")
+    for command in ("plan", "step", "run", "status"):
+        code, _, err = selector(command, "--config", config)
+        assert code == 2
+        assert len(err.strip().splitlines()) == 1
+        for word in words:
+            assert word in err
+    config.write_text(good, encoding="utf-8")
+    assert selector("status", "--config", config, "--json") == before
 
 
 def test_files_that_are_not_there(selector: Run, folder: Path) -> None:

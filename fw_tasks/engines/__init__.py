@@ -25,7 +25,17 @@ def _replay() -> Callable[..., Engine]:
     return ReplayEngine
 
 
-_OWN: dict[str, Callable[[], Callable[..., Engine]]] = {"gpaw": _gpaw, "replay": _replay}
+def _qe_yambo() -> Callable[..., Engine]:
+    from fw_tasks.engines.qe_yambo import QEYamboEngine
+
+    return QEYamboEngine
+
+
+_OWN: dict[str, Callable[[], Callable[..., Engine]]] = {
+    "gpaw": _gpaw,
+    "qe_yambo": _qe_yambo,
+    "replay": _replay,
+}
 
 
 def engine_names() -> list[str]:
@@ -38,8 +48,8 @@ def get_engine(name: str, preset: str | None = None, **options: Any) -> Engine:
 
     Parameters
     ----------
-    name : "gpaw", "replay", or the name of an entry point in the group "theory_level_selector.engines", which points
-        at a callable ``(preset, **options) -> Engine``
+    name : "gpaw", "qe_yambo", "replay", or the name of an entry point in the group "theory_level_selector.engines",
+        which points at a callable ``(preset, **options) -> Engine``
     preset : the engine's preset; its default if None
     options : the engine's own options, as its class documents them
 

@@ -172,8 +172,8 @@ class Engine(Protocol):
     def check(self, structure: Structure) -> None:
         """Refuse before any cost what cannot be computed (`MissingDataset`, `OddElectrons`, `ProgramMissing`)."""
 
-    def estimate_cpu_h(self, structure: Structure) -> float:
-        """Expected CPU-hours of IPA and RPA together."""
+    def estimate_cpu_h(self, structure: Structure, level: str = "rpa") -> float:
+        """Expected CPU-hours: of IPA and RPA together, or for ``level="ipa"`` of IPA alone."""
 
     def compute(
         self, material_id: str, structure: Structure, levels: Sequence[str], workdir: Path, time_limit_s: float | None

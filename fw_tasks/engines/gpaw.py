@@ -144,10 +144,10 @@ class GPAWEngine:
         if self.python is None and not (importlib.util.find_spec("gpaw") and importlib.util.find_spec("gpaw_data")):
             raise ProgramMissing("GPAW is not installed: pip install 'theory-level-selector[gpaw]'")
 
-    def estimate_cpu_h(self, structure: Structure) -> float:
-        """Median CPU-hours of IPA and RPA together (`gpaw_cost`); ``cost_log_sd`` is its scatter in the logarithm."""
+    def estimate_cpu_h(self, structure: Structure, level: str = "rpa") -> float:
+        """Median CPU-hours of both levels, or of IPA alone (`gpaw_cost`); ``cost_log_sd``: its logarithmic scatter."""
         check_datasets(structure)
-        return gpaw_cost.estimate_cpu_s(structure, self.settings) / 3600.0
+        return gpaw_cost.estimate_cpu_s(structure, self.settings, level) / 3600.0
 
     def compute(
         self, material_id: str, structure: Structure, levels: Sequence[str], workdir: Path, time_limit_s: float | None

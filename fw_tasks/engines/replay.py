@@ -20,6 +20,9 @@ from fw_tasks.engines.gpaw import check_datasets
 from models.labels import SHIPPED, Label, load_labels
 from selector.errors import UsageError
 
+N_STAGES = 3
+"""The stages that labels tell the time of: ground state, bands, response."""
+
 
 class UnknownMaterial(EngineError):
     """No label is known for this material_id."""
@@ -75,22 +78,24 @@ class ReplayEngine:
         check_datasets(structure)
         check_closed_shell(structure)
 
-    def estimate_cpu_h(self, structure: Structure) -> float:
+    def estimate_cpu_h(self, structure: Structure, level: str = "rpa") -> float:
         """What GPAW would be expected to cost; the recorded cost is not looked at."""
         check_datasets(structure)
-        return gpaw_cost.estimate_cpu_s(structure, self._settings) / 3600.0
+        return gpaw_cost.estimate_cpu_s(structure, self._settings, level) / 3600.0
 
     def compute(
         self, material_id: str, structure: Structure, levels: Sequence[str], workdir: Path, time_limit_s: float | None
     ) -> Calculation:
         """The recorded calculation; `TimedOut` when its recorded wall time exceeds the limit.
 
-        Neither ``structure`` nor ``workdir`` is used: a label is known by its material_id.
+        Neither ``structure`` nor ``workdir`` is used: a label is known by its material_id. IPA alone takes what its
+        stages took, of the response `gpaw_cost.HEAD_SHARE`.
         """
         label = self._labels.get(material_id)
         if label is None:
             raise UnknownMaterial(f"{material_id}: no label to replay")
-        wall_s = float(label.details.get("wall_s", label.cpu_s))
+        stages_s, share = _stages(label, levels)
+        wall_s = share * float(label.details.get("wall_s", label.cpu_s))
         spent_s = wall_s if time_limit_s is None else min(wall_s, time_limit_s)
         time.sleep(spent_s * self.time_scale)
         if material_id in self.failures:
@@ -100,18 +105,30 @@ class ReplayEngine:
         return Calculation(
             spectra={level: getattr(label, level) for level in levels},
             gap_ev=label.gap_ev,
-            cpu_s=label.cpu_s,
+            cpu_s=share * label.cpu_s,
             wall_s=wall_s,
             engine=label.engine,
             version="recorded",
             settings=label.settings,
             settings_hash=label.settings_hash,
-            details=label.details | {"replayed": True},
+            details=label.details | stages_s | {"replayed": True},
         )
 
     def collect(self, workdir: Path) -> Calculation | None:
         """None: a replayed calculation leaves nothing behind."""
         return None
+
+
+def _stages(label: Label, levels: Sequence[str]) -> tuple[dict[str, list[float]], float]:
+    """CPU seconds per stage of these levels, where the label tells them, and their share of the label's."""
+    told = label.details.get("cpu_stage_s", [])
+    if "rpa" in levels:
+        return {}, 1.0
+    if len(told) != N_STAGES:
+        return {}, gpaw_cost.IPA_SHARE
+    *before, response_s = (float(s) for s in told)
+    alone = [*before, gpaw_cost.HEAD_SHARE * response_s]
+    return {"cpu_stage_s": alone}, sum(alone) / sum((*before, response_s))
 
 
 def _error_class(name: str) -> type[EngineError]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.live import Live
 
-from selector.cli import maps, views
+from selector.cli import ipa_spectra, maps, views
 from selector.cli.common import DEFAULT_CONFIG, AsJson, ConfigFile, console, errors, print_json, progress
+from selector.cli.feed import Feed
 from selector.config import CampaignConfig, load_config
 from selector.files import make_writable
 
@@ -48,13 +49,18 @@ def add(
         list[Path], typer.Argument(metavar="PATH...", help="CIF, POSCAR or JSON files, or folders of them.")
     ],
     config_file: ConfigFile = DEFAULT_CONFIG,
+    ipa: Annotated[
+        Path | None,
+        typer.Option(help="Folder of IPA spectra (files of `selector compute`), of these crystals or earlier ones."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add candidate crystals. What is broken, unsuitable or a duplicate is named and left out; the rest goes on."""
     from fw_tasks.launch import suitable
     from selector.candidates import Candidate, find_structure_files, read_candidates
 
-    _, campaign = _open(config_file)
+    config, campaign = _open(config_file)
+    given = ipa_spectra.to_give(config, ipa) if ipa is not None else {}
     known = [Candidate.from_dict(c) for c in campaign.store.candidates() if c["status"] != "rejected"]
     with progress("reading crystals") as bar:
         task = bar.add_task("", total=len(find_structure_files(paths)))
@@ -63,16 +69,19 @@ def add(
         )
     present = [r for r in rejected if r.reason == "already_added"]
     rejected = [r for r in rejected if r.reason != "already_added"]
-    campaign.add(found, rejected)
+    usable = ipa_spectra.of_candidates(given, {c.material_id for c in (*known, *found)}, campaign.engine.settings_hash)
+    campaign.add(found, rejected, usable)
     for r in rejected:
         errors.print(f"selector: rejected ({r.reason}): {r.message}")
     if as_json:
-        print_json(
-            {"added": [c.material_id for c in found], "present": len(present), "rejected": [vars(r) for r in rejected]}
-        )
+        told = {"added": [c.material_id for c in found], "present": len(present), "ipa_given": sorted(usable)}
+        print_json({**told, "rejected": [vars(r) for r in rejected]})
     else:
-        console.print(f"{len(found)} candidates added, {len(present)} were there already, {len(rejected)} rejected.")
-    if rejected:
+        spectra = f" {len(usable)} IPA spectra were given." if given else ""
+        console.print(
+            f"{len(found)} candidates added, {len(present)} were there already, {len(rejected)} rejected.{spectra}"
+        )
+    if rejected or len(usable) < len(given):
         raise typer.Exit(1)
 
 
@@ -107,13 +116,13 @@ def run(
     from pymongo.errors import AutoReconnect
 
     from fw_tasks.launch import LocalWorkers, open_campaign
-    from selector.store import IN_FLIGHT
+    from selector.documents import IN_FLIGHT, now
 
     config, campaign = _open(config_file)
     n = workers or max(1, min(config.max_in_flight // config.cores_per_job, os.cpu_count() or 1))
+    happened, finished = Feed(now()), False
     # Before any worker lives: this step puts right what an interrupted run left half done.
     campaign.step()
-    seen, finished = 0, False
     with (
         LocalWorkers(config_file, config, n) as local,
         Live(console=errors, refresh_per_second=2, transient=True) as live,
@@ -122,12 +131,10 @@ def run(
             try:
                 # Rockets advance the campaign themselves; this asks in case one of them died before it could.
                 state = campaign.step().state
-                events = campaign.store.events()
                 finished = state in AT_REST and not campaign.store.count(*IN_FLIGHT)
                 live.update(views.status_table(views.status_json(campaign.store)))
-                for event in events[seen:]:
+                for event in happened.new(campaign.store):
                     live.console.print(views.event_line(event))
-                seen = len(events)
                 time.sleep(1.0)
             except AutoReconnect:
                 errors.print("selector: the database does not answer; connecting again")

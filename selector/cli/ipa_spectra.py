@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from selector.cli.common import errors
+from selector.config import CampaignConfig
 from selector.errors import SelectorError, UsageError
-from selector.spectra import Spectrum
-
-
-@dataclass(frozen=True)
-class KnownSpectrum:
-    """An IPA spectrum, the file it stands in, and the settings hash that it was computed under (None: not said)."""
-
-    spectrum: Spectrum
-    file: Path
-    settings_hash: str | None
+from selector.spectra import KnownSpectrum, Spectrum
 
 
 def read_ipa_spectra(folder: Path) -> dict[str, KnownSpectrum]:
@@ -44,6 +37,48 @@ def read_ipa_spectra(folder: Path) -> dict[str, KnownSpectrum]:
             raise SelectorError(f"{file}: {material} stands in {known[material].file.name}, too: remove one of the two")
         known[material] = found
     return known
+
+
+def to_give(config: CampaignConfig, folder: Path) -> dict[str, KnownSpectrum]:
+    """The IPA spectra of a folder for a campaign; one that can't be an absorption is refused.
+
+    Raises
+    ------
+    UsageError, SelectorError
+        The campaign reads none, or as :func:`read_ipa_spectra`.
+    """
+    from fw_tasks.engines.base import BadOutput
+    from fw_tasks.engines.checks import check_spectra
+
+    if config.ipa == "skip":
+        raise UsageError(
+            f"--ipa {folder}: campaign '{config.campaign}' reads no IPA spectra (ipa: skip); leave it out, or begin a "
+            "campaign with ipa: have"
+        )
+    known = read_ipa_spectra(folder)
+    for k in known.values():
+        try:
+            check_spectra({"ipa": k.spectrum})
+        except BadOutput as e:
+            raise SelectorError(f"{k.file}: {e}: compute it again") from None
+    return known
+
+
+def of_candidates(
+    given: Mapping[str, KnownSpectrum], candidates: Collection[str], settings_hash: str
+) -> dict[str, KnownSpectrum]:
+    """Those whose material is a candidate; the others, and those of other settings, are named on standard error."""
+    for material_id, k in given.items():
+        if material_id not in candidates:
+            errors.print(f"selector: error: {k.file}: its material {material_id} is no candidate: add its crystal, too")
+    usable = {material_id: k for material_id, k in given.items() if material_id in candidates}
+    other = [k for k in usable.values() if k.settings_hash != settings_hash]
+    if other:
+        errors.print(
+            f"selector: warning: {len(other)} of {len(usable)} IPA spectra are of other settings than the campaign's "
+            f"({settings_hash}), {other[0].file.name} for one: intervals do not hold for them"
+        )
+    return usable
 
 
 def _read(file: Path) -> tuple[str, KnownSpectrum]:

@@ -6,23 +6,27 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.table import Table
 
 from selector.cli import diagnosis
 from selector.cli.common import AsJson, console, errors, print_json
 from selector.config import load_config
-from selector.errors import SelectorError
+from selector.errors import SelectorError, UsageError
 from selector.files import make_writable, write_text_atomically
 
 
 def compute(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A CIF, POSCAR or JSON file.")],
     out: Annotated[Path, typer.Option(help="JSON file for SC, static limits, gap, costs, settings and both spectra.")],
-    engine: Annotated[str, typer.Option(help="The engine: gpaw, or replay for known labels.")] = "gpaw",
+    engine: Annotated[str, typer.Option(help="The engine: gpaw, qe_yambo, or replay for known labels.")] = "gpaw",
     preset: Annotated[str | None, typer.Option(help="Its settings: smoke, standard or tight.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the engine, as in a campaign's file.")
+    ] = None,
     time_limit_s: Annotated[
         float | None, typer.Option(min=1.0, help="Stop the calculation after these wall seconds.")
     ] = None,
@@ -33,7 +37,7 @@ def compute(
     from fw_tasks.engines.base import EngineError
     from selector.candidates import read_candidate
 
-    program = get_engine(engine, preset)
+    program = get_engine(engine, preset, **_options(option or []))
     candidate = read_candidate(path)
     make_writable(out.resolve().parent)
     try:
@@ -53,6 +57,20 @@ def compute(
         f"gap {calculation.gap_ev:.2f} eV, {calculation.cpu_s:.1f} CPU-s; written to {out}",
         soft_wrap=True,
     )
+
+
+def _options(said: list[str]) -> dict[str, Any]:
+    """KEY=VALUE, the value as YAML reads it."""
+    options = {}
+    for one in said:
+        key, equals, value = one.partition("=")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not (key and equals):
+            raise UsageError(f"--option {one}: give KEY=VALUE, such as pseudo_dir=/data/sg15")
+    return options
 
 
 def doctor(

@@ -40,6 +40,7 @@ def status_json(store: Store) -> dict[str, Any]:
         "deadline": campaign["config"].get("deadline"),
         "max_in_flight": campaign["config"]["max_in_flight"],
         "model_id": campaign["model_id"],
+        **({"model_id_ipa": campaign["model_id_ipa"]} if "model_id_ipa" in campaign else {}),
         "learning": campaign["learning"],
         **progress(store),
         "rejected": {c["material_id"]: c["message"] for c in rejected},
@@ -61,7 +62,7 @@ def status_table(status: dict[str, Any]) -> RenderableType:
         ("", _spent_on(status)),
         ("model", _model(status)),
         ("updates", _updates(status)),
-        ("errors", _errors(status["errors"])),
+        ("errors", _errors(status)),
         ("intervals", status["calibration"]["message"]),
         ("bound", status["bound"]["sentence"]),
         ("expected end", _end(status)),
@@ -103,9 +104,9 @@ def _spent_on(status: dict[str, Any]) -> str:
 def _model(status: dict[str, Any]) -> str:
     model = status["models"][-1]
     out = ", learning" if status["learning"] else ""
-    return (
-        f"{status['model_id']} (round {model['round']}, {model['n_new_labels']} labels of this campaign learned){out}"
-    )
+    beside = f"; {status['model_id_ipa']} where the IPA spectrum is at hand" if "model_id_ipa" in status else ""
+    learned = f"round {model['round']}, {model['n_new_labels']} labels of this campaign learned"
+    return f"{status['model_id']} ({learned}){beside}{out}"
 
 
 def _updates(status: dict[str, Any]) -> str:
@@ -113,11 +114,12 @@ def _updates(status: dict[str, Any]) -> str:
     return f"{said['accepted']} accepted, {said['rejected']} rejected" if said["accepted"] + said["rejected"] else ""
 
 
-def _errors(errors: list[dict[str, Any]]) -> str:
+def _errors(status: dict[str, Any]) -> str:
     """Mean error of the predictions at dispatch, round by round."""
-    rows = []
-    for e in errors:
-        name = "prior" if e["round"] is None else f"round {e['round']}"
+    rows, of_structure = [], {m["model_id"] for m in status["models"]}
+    for e in status["errors"]:
+        reads = "" if e["model_id"] in of_structure else " with IPA spectra"
+        name = "prior" if e["round"] is None else f"round {e['round']}{reads}"
         drawn = f"; {e['mae_random']:.3f} over {e['n_random']} drawn by lot" if e["n_random"] else ""
         rows.append(f"{name}: {e['mae']:.3f} over {e['n']}{drawn}")
     return "of SC predicted at dispatch, " + ", ".join(rows) if rows else ""
@@ -146,7 +148,7 @@ def event_line(event: dict[str, Any]) -> Text:
 def plan_json(choices: list[Choice], totals: Totals, audited: AuditPlan) -> dict[str, Any]:
     return {
         "available_cpu_h": totals.available_cpu_h,
-        "cost_predicted_cpu_h": sum(c.cost_cpu_h for c in choices if c.dispatch),
+        "cost_predicted_cpu_h": sum(_cost(c) for c in choices if c.dispatch),
         "audit": vars(audited),
         "choices": [
             {
@@ -156,6 +158,7 @@ def plan_json(choices: list[Choice], totals: Totals, audited: AuditPlan) -> dict
                 "reason": c.reason,
                 "cost_predicted_cpu_h": c.cost_cpu_h,
                 "reserve_cpu_h": c.reserve_cpu_h,
+                **({"ipa_first_cpu_h": c.ipa.predicted} if c.ipa else {}),
                 **{k: c.prediction[k] for k in PREDICTED},
             }
             for c in choices
@@ -172,21 +175,26 @@ def plan_table(choices: list[Choice], totals: Totals, audited: AuditPlan, thresh
     for i, c in enumerate(choices[:MAX_ROWS], start=1):
         p = c.prediction
         table.add_row(
-            f"{i} RPA" if c.dispatch else "IPA",
+            f"{i} {'IPA first' if c.ipa else 'RPA'}" if c.dispatch else "IPA",
             escape(c.candidate["material_id"]),
             c.candidate["formula"],
             f"{p['sc_mean']:.3f} ({p['sc_lo']:.2f}-{p['sc_hi']:.2f})",
-            f"{c.cost_cpu_h:.4f}",
+            f"{_cost(c):.4f}",
             escape(c.reason),
             style=None if c.dispatch else "dim",
         )
     hidden = [f"and {len(choices) - MAX_ROWS} more: see --json"] if len(choices) > MAX_ROWS else []
-    n, cost = sum(c.dispatch for c in choices), sum(c.cost_cpu_h for c in choices if c.dispatch)
+    n, cost = sum(c.dispatch for c in choices), sum(_cost(c) for c in choices if c.dispatch)
     line = (
         f"{n} of {len(choices)} pending candidates would get RPA, at {cost:.4f} CPU-h predicted; "
         f"{totals.available_cpu_h:.4f} CPU-h are available."
     )
     return Group(table, *hidden, line, audited.sentence(threshold, totals.budget_cpu_h))
+
+
+def _cost(choice: Choice) -> float:
+    """CPU-hours, with the IPA calculation that goes first."""
+    return choice.cost_cpu_h + (choice.ipa.predicted if choice.ipa else 0.0)
 
 
 def outcome(store: Store) -> str:

@@ -55,7 +55,7 @@ def render_page(record: CampaignRecord) -> str:
         with_spectra=with_spectra,
         n_spectra=len(record.spectra),
         models=record.models,
-        standing=next((m for m in reversed(record.models) if m["accepted"]), None),
+        standing=next((m for m in reversed(record.models) if m["accepted"] and not m.get("reads_ipa")), None),
         events=record.events[-MAX_EVENTS:],
         n_events=len(record.events),
         map=record.map,

@@ -73,13 +73,15 @@ class CampaignRecord:
     decisions : list of dict
         One for every candidate, rejected inputs included; keys are `DECISION_COLUMNS`. ``level`` is "ipa", "rpa" or "",
         ``calibration`` what the interval rests on: "held_out", "uncalibrated" or "random_draws"; ``purpose`` "rpa",
-        "audit" or None; ``outcome`` "done", why the attempt failed, or None; ``by_hand`` "pinned", "vetoed" or None.
+        "ipa" (IPA alone, before the choice is made again), "audit" or None; ``outcome`` "done", why the attempt failed,
+        or None; ``by_hand`` "pinned", "vetoed" or None.
     predictions : list of dict
         The prediction standing when a material was dispatched: material_id, formula, model_id, model_round (0 is the
         shipped weights), sc_pred, sc_lo, sc_hi (90 % interval), sc_computed.
     models : list of dict
-        round, model_id, parent, n_new_labels, created, oof_mae (out-of-fold mean absolute error of SC), accepted, gate
-        (the learning gate's comparison with the model that stood, `selector.gate.Verdict.summary`, or None).
+        round, model_id, parent, n_new_labels, created, oof_mae (out-of-fold mean absolute error of SC), accepted,
+        reads_ipa (beside structures: a line of models of its own), gate (the learning gate's comparison with the model
+        that stood, `selector.gate.Verdict.summary`, or None).
     ledger : list of dict
         time, event ("reserve", "settle", "refund"), material_id, cpu_h, and the totals after the event, spent_cpu_h and
         reserved_cpu_h.

@@ -77,9 +77,28 @@ def test_fresh_labels_are_judged_by_models_that_saw_neither_them_nor_their_formu
         assert {k.formula for k in training}.isdisjoint(k.formula for k in test)
         return np.tile([[0.5], [np.nan], [np.nan]], len(test))
 
-    found = accuracy.fresh_labels({"spy": spy}, [*labels, twin], seen)
+    found = accuracy.fresh_labels({"spy": spy}, [*labels, twin], seen, here)
     assert found["n_test"] == len(labels) - 50 + 1
     assert found["n_training"] < 50
+
+
+def test_a_kept_fold_is_not_learned_again(accuracy: ModuleType, labels: list[Label], tmp_path: Path) -> None:
+    learned: list[int] = []
+
+    def spy(training: list[Label], test: list[Label], seed: int) -> np.ndarray:
+        learned.append(seed)
+        return np.tile([[0.5 + seed / 10], [np.nan], [np.nan]], len(test))
+
+    formulas = [k.formula for k in labels]
+    submit = accuracy.keeping(here, tmp_path / "folds")
+    first, _ = accuracy.cross_validate({"spy": spy}, labels, formulas, [0], 5, submit)
+    again, _ = accuracy.cross_validate({"spy": spy}, labels, formulas, [0, 1], 5, submit)
+    assert learned == [0] * 5 + [1] * 5
+    assert np.array_equal(again["spy"][:1], first["spy"], equal_nan=True)
+    # Another row, or other labels, is another fold.
+    accuracy.cross_validate({"another": spy}, labels, formulas, [0], 5, submit)
+    accuracy.cross_validate({"spy": spy}, labels[:-1], formulas[:-1], [0], 5, submit)
+    assert len(learned) == 20
 
 
 def test_the_learning_curve_nests_its_parts(benchmarks: pytest.MonkeyPatch, labels: list[Label]) -> None:

@@ -67,7 +67,7 @@ def test_the_budget_holds_and_pays_for_learning_too(few: KnownLabels) -> None:
     rehearsed = rehearse(few, Rehearsal(n_workers=4))
     assert 0.5 * rehearsed.budget_cpu_h < rehearsed.outcome.cost_cpu_h <= rehearsed.budget_cpu_h
     assert rehearsed.outcome.error_removed <= rehearsed.oracle.error_removed
-    assert rehearsed.curve[-1] == rehearsed.outcome.error_removed
+    assert rehearsed.curve[-1] == pytest.approx(rehearsed.outcome.error_removed, rel=1e-12)  # other orders of summation
 
 
 def test_from_nothing_the_first_calculations_are_those_of_cheapest(few: KnownLabels) -> None:

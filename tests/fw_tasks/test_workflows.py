@@ -92,6 +92,18 @@ def test_a_result_is_a_file_before_anything_else(
     assert len(json.dumps(launchpad.launches.find_one(), default=str)) < 20_000
 
 
+def test_a_job_of_level_ipa_brings_ipa_alone(
+    dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher.submit(replace(job, level="ipa"))
+    assert launchpad.fireworks.find_one({"spec.selector_key": "k1"})["spec"]["_category"] == "ipa"
+    fire(launchpad, monkeypatch, tmp_path)
+    outcome = dispatcher.outcome("k1", Path(job.workdir))
+    assert isinstance(outcome, Result)
+    assert set(outcome.calculation.spectra) == {"ipa"}
+    assert launchpad.launches.find_one()["action"]["stored_data"]["sc"] is None
+
+
 @pytest.mark.parametrize(("error", "retry"), [("Metallic", False), ("NotConverged", True)])
 def test_a_failure_is_written_down_by_name_and_recording_still_runs(
     dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job,

@@ -22,17 +22,19 @@ def test_kernel_is_one_at_no_distance_and_falls():
     assert k[0, -1] == pytest.approx((1 + r) * np.exp(-r))
 
 
-def test_closed_form_equals_refitting_without_the_group(noisy_sine):
+@pytest.mark.parametrize("noises", [[0.1], [0.03, 0.5]])
+def test_closed_form_equals_refitting_without_the_group(noisy_sine, noises):
     x, y = noisy_sine
-    noise, groups = 0.1, [np.array([k, k + 1]) for k in range(0, 20, 2)] + [np.array([k]) for k in range(20, 60)]
-    inverse = np.linalg.inv(matern32(x, x, 1.0) + noise * np.eye(60))
-    residual, variance = leave_group_out(inverse, inverse @ y, groups)
-    for rows in groups:
-        kept = np.setdiff1d(np.arange(60), rows)
-        left = GaussianProcess(x[kept], y[kept], 1.0, noise, 0.0, 1.0)
-        mean, sd = left.predict(x[rows])
-        assert y[rows] - mean == pytest.approx(residual[rows], abs=1e-8)
-        assert sd**2 == pytest.approx(variance[rows], abs=1e-8)
+    pairs = [np.array([k, k + 1]) for k in range(0, 20, 2)]
+    groups = [*pairs, np.array([20, 31, 42]), *([k] for k in range(20, 60) if k not in (20, 31, 42))]
+    residual, variance = leave_group_out(matern32(x, x, 1.0), noises, y, [np.asarray(g) for g in groups])
+    for row, noise in enumerate(noises):
+        for rows in groups:
+            kept = np.setdiff1d(np.arange(60), rows)
+            left = GaussianProcess(x[kept], y[kept], 1.0, noise, 0.0, 1.0)
+            mean, sd = left.predict(x[rows])
+            assert y[rows] - mean == pytest.approx(residual[row, rows], abs=1e-8)
+            assert sd**2 == pytest.approx(variance[row, rows], abs=1e-8)
 
 
 def test_it_learns_and_knows_where_it_knows_nothing(noisy_sine):

@@ -24,7 +24,10 @@ HASH = "0123456789ab"
 
 @dataclass(frozen=True)
 class Computed:
-    """A calculation whose RPA absorption is ``sc`` times its IPA absorption, so that SC[RPA; IPA] = sc."""
+    """A calculation whose RPA absorption is ``sc`` times its IPA absorption, so that SC[RPA; IPA] = sc.
+
+    The IPA absorption is ``sc`` times the energy in eV, so that a `Table` which reads spectra reads it there.
+    """
 
     sc: float
     wall_s: float = 36.0
@@ -38,8 +41,25 @@ class Computed:
 
     @property
     def spectra(self) -> dict[str, Spectrum]:
-        ipa = np.tile(1j * ENERGY_EV, (3, 1))
-        return {"ipa": Spectrum(ENERGY_EV, ipa), "rpa": Spectrum(ENERGY_EV, self.sc * ipa)}
+        ipa = ipa_spectrum(self.sc)
+        return {"ipa": ipa, "rpa": Spectrum(ENERGY_EV, self.sc * ipa.eps)}
+
+
+class ComputedIpa(Computed):
+    """IPA alone."""
+
+    @property
+    def spectra(self) -> dict[str, Spectrum]:
+        return {"ipa": ipa_spectrum(self.sc)}
+
+
+def ipa_spectrum(sc: float) -> Spectrum:
+    return Spectrum(ENERGY_EV, np.tile(sc * 1j * ENERGY_EV, (3, 1)))
+
+
+def computed(job: Job, sc: float, wall_s: float = 36.0) -> Computed:
+    """What a job brings home: IPA alone, or both levels."""
+    return (ComputedIpa if job.level == "ipa" else Computed)(sc, wall_s)
 
 
 @dataclass
@@ -85,9 +105,10 @@ class Guess:
 
 @dataclass
 class Table:
-    """A predictor that reads SC from the cell's length; each fine-tuning shifts it."""
+    """A predictor that reads SC from the cell's length, or from the IPA spectrum; each fine-tuning names it anew."""
 
     model_id: str = "m0"
+    reads_ipa: bool = False
     settings_hash: str = HASH
     seen: int = 0
     card: dict[str, Any] = field(default_factory=lambda: {"metrics": {"oof_mae": 0.05}})
@@ -95,18 +116,24 @@ class Table:
     foreign: set[str] = field(default_factory=set)
     held_out: np.ndarray | None = None
 
-    def predict(self, structures: Sequence[Structure]) -> Guess:
+    def predict(self, structures: Sequence[Structure], spectra: Sequence[Spectrum] | None = None) -> Guess:
+        assert (spectra is not None) == self.reads_ipa
         mean = np.array([s.lattice.a / 10 for s in structures])
+        if spectra is not None:
+            mean = np.array([s.eps.imag[0, -1] / ENERGY_EV[-1] for s in spectra], dtype=float)
         outside = [bool(self.foreign & {e.symbol for e in s.elements}) for s in structures]
         return Guess(mean, np.full(len(mean), 0.05), mean[:, None], np.array(outside, bool))
 
-    def fine_tune(self, structures: Sequence[Structure], sc: Sequence[float]) -> Table:
-        return Table(f"m{len(sc)}", seen=len(sc), held_out=self.predict(structures).mean)
+    def fine_tune(
+        self, structures: Sequence[Structure], sc: Sequence[float], *, spectra: Sequence[Spectrum] | None = None
+    ) -> Table:
+        said = self.predict(structures, spectra).mean
+        return Table(f"{self.model_id[0]}{len(sc)}", self.reads_ipa, seen=len(sc), held_out=said)
 
 
 @dataclass
 class Drawer:
-    models: dict[str, Table] = field(default_factory=lambda: {"m0": Table()})
+    models: dict[str, Table] = field(default_factory=lambda: {"m0": Table(), "i0": Table("i0", reads_ipa=True)})
 
     def load(self, file: str) -> Table:
         return self.models[file]
@@ -115,9 +142,18 @@ class Drawer:
         self.models[predictor.model_id] = predictor
         return predictor.model_id
 
-    def train(self, structures: Sequence[Structure], sc: Sequence[float], engine: str, settings_hash: str) -> Table:
-        said = Table().predict(structures).mean
-        return Table(f"own{len(sc)}", settings_hash=settings_hash, seen=len(sc), held_out=said)
+    def train(
+        self,
+        structures: Sequence[Structure],
+        sc: Sequence[float],
+        engine: str,
+        settings_hash: str,
+        *,
+        spectra: Sequence[Spectrum] | None = None,
+    ) -> Table:
+        reads_ipa, name = spectra is not None, "own" if spectra is None else "own-ipa"
+        said = Table(reads_ipa=reads_ipa).predict(structures, spectra).mean
+        return Table(f"{name}{len(sc)}", reads_ipa, settings_hash=settings_hash, seen=len(sc), held_out=said)
 
 
 @dataclass
@@ -129,8 +165,8 @@ class Meter:
     def check(self, structure: Structure) -> None:
         return None
 
-    def estimate_cpu_h(self, structure: Structure) -> float:
-        return 0.01
+    def estimate_cpu_h(self, structure: Structure, level: str = "rpa") -> float:
+        return 0.01 if level == "rpa" else 0.002
 
 
 def crystal(name: str, sc: float, elements: Sequence[str] = ("Mg", "O")) -> Candidate:
@@ -140,7 +176,7 @@ def crystal(name: str, sc: float, elements: Sequence[str] = ("Mg", "O")) -> Cand
 
 
 def begin(database: Database[Any], tmp_path: Path, weights: str = HASH, **changes: Any) -> tuple[Campaign, Rehearsal]:
-    """A campaign whose weights learned from labels of settings ``weights``."""
+    """A campaign whose weights learned from labels of settings ``weights``; some of them read IPA, if it does."""
     plain = {"policy": {"name": "threshold", "random_share": 0.0}, "audit_fraction": 0.0}
     config = CampaignConfig.model_validate(
         {
@@ -154,10 +190,27 @@ def begin(database: Database[Any], tmp_path: Path, weights: str = HASH, **change
     )
     store, dispatcher = Store(database, "c"), Rehearsal()
     store.create(config.public(), config.budget_cpu_h, "gpaw", HASH, **config.account())
-    store.add_model(
-        "m0", round=0, parent=None, file="m0", engine="gpaw", settings_hash=weights, n_new_labels=0, metrics={}
-    )
+    first_models(store, config, weights)
     return Campaign(store, config, Meter(), dispatcher, Drawer()), dispatcher
+
+
+def first_models(store: Store, config: CampaignConfig, weights: str = HASH) -> None:
+    """The weights that a campaign starts from."""
+    about = {"round": 0, "parent": None, "engine": "gpaw", "settings_hash": weights, "n_new_labels": 0, "metrics": {}}
+    store.add_model("m0", file="m0", **about)
+    if config.ipa != "skip":
+        store.add_model("i0", file="i0", reads_ipa=True, **about)
+
+
+def remembered(database: Database[Any]) -> dict[str, Any]:
+    """All that the campaign remembers, but for the lease and when it was last touched."""
+    found = {name: list(database[name].find({}).sort("_id", 1)) for name in sorted(database.list_collection_names())}
+    for campaign in found["campaigns"]:
+        for key in ("lease", "step_requested"):
+            campaign.pop(key, None)
+    for candidate in found.get("candidates", []):
+        candidate["estimate_cpu_h"] = str(candidate["estimate_cpu_h"])  # NaN is not equal to itself
+    return found
 
 
 def check_promises(campaign: Campaign, dispatcher: Rehearsal) -> None:

@@ -15,17 +15,15 @@ from hypothesis import strategies as st
 from selector.audit import (
     ALPHA,
     AuditOutcome,
-    affordable_draws,
     alpha_of_look,
     audit_bound,
     audit_size,
     draw,
     upper_bound,
 )
-from selector.errors import SelectorError, UsageError
+from selector.errors import UsageError
 
 alpha_ = st.sampled_from([0.001, 0.05, 0.1, 0.3])
-costs_ = st.lists(st.floats(0.0, 1e4), min_size=1, max_size=60)
 
 
 def at_most(hits: int, n_members: int, n_low: int, n_drawn: int) -> Fraction:
@@ -176,28 +174,6 @@ def test_looks_and_policies_of_one_seed_share_no_draw() -> None:
         assert len(a & b) < 25  # 12.5 expected, standard deviation 2.7
 
 
-def test_affordable_draws_by_hand() -> None:
-    assert affordable_draws([2.0] * 10, 7.0) == 3
-    assert affordable_draws([0.1] * 10, 0.3) == 3
-    assert affordable_draws([2.0] * 10, 20.0) == 10
-    assert affordable_draws([1.0, 3.0] * 10, 8.0) == 4  # mean 2
-    assert affordable_draws([1.0] * 500 + [1e6], 20.0) == 19  # one that can't be paid for does not rule the rest
-    assert affordable_draws([1.0], 0.0) == affordable_draws([], 5.0) == 0
-    assert affordable_draws([0.0, 0.0], 1.0) == 2
-
-
-@given(costs_, st.floats(0.0, 1e6), st.floats(0.0, 1e6), st.randoms())
-def test_more_money_never_draws_fewer(costs: list[float], a: float, b: float, random: object) -> None:
-    less, more = sorted((a, b))
-    n = affordable_draws(costs, less)
-    assert 0 <= n <= affordable_draws(costs, more) <= len(costs)
-    shuffled = list(costs)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert abs(affordable_draws(shuffled, less) - n) <= 1  # a sum's rounding
-    if sum(costs) <= less and less > 0:
-        assert n == len(costs)
-
-
 def test_sentence() -> None:
     closing = audit_bound(412, AuditOutcome(40, 1, 2))
     assert closing.sentence(0.75) == (
@@ -210,8 +186,13 @@ def test_sentence() -> None:
         f"Provisional, look 2: of the 412 materials left at IPA, at most {math.ceil(early.share * 1000) / 10:g} % "
         "(90 %, all looks together) have SC below 0.7: of 40 drawn at random, 0 below."
     )
+    dear = audit_bound(412, AuditOutcome(40, 1, 0, 12))
+    assert dear.n_low == 12 + upper_bound(400, 40, 1)
+    assert dear.sentence(0.75).endswith(
+        "of 40 drawn at random, 1 below; 12 too dear for the audit count as below, too."
+    )
     assert audit_bound(9, AuditOutcome(0, 0, 0)).sentence(0.75) == (
-        "Of the 9 materials left at IPA, at most 100 % (95 %) have SC below 0.75: none was audited."
+        "No audit: nothing is known of the 9 materials left at IPA."
     )
     assert audit_bound(0, AuditOutcome(0, 0, 0)).sentence(0.75) == "No material is left at IPA."
     assert audit_bound(0, AuditOutcome(0, 0, 0)).share == 0.0
@@ -221,7 +202,7 @@ def test_sentence() -> None:
 def test_the_percentage_said_is_not_below_the_bound(case: tuple[int, int, int]) -> None:
     n_members, n_drawn, hits = case
     bound = audit_bound(n_members, AuditOutcome(n_drawn, hits, 0))
-    if n_members:
+    if n_drawn:
         said = Fraction(bound.sentence(0.75).split("at most ")[1].split(" %")[0])
         assert 0 <= said / 100 - Fraction(bound.n_low, n_members) < Fraction("0.001")
 
@@ -242,7 +223,8 @@ def test_the_percentage_said_is_not_below_the_bound(case: tuple[int, int, int]) 
         lambda: draw(["a", "a"], 1, 0),
         lambda: draw(["a"], 2, 0),
         lambda: draw(["a"], 1, 0, look=-1),
-        lambda: affordable_draws([1.0], math.nan),
+        lambda: AuditOutcome(3, 1, 1, -1),
+        lambda: audit_bound(5, AuditOutcome(3, 0, 0, 3)),
     ],
 )
 def test_impossible_arguments(wrong) -> None:
@@ -256,6 +238,3 @@ def test_errors_of_users() -> None:
             audit_size(100, target)
     with pytest.raises(UsageError, match="seed -3"):
         draw(["a"], 1, -3)
-    for cost in (-1.0, math.nan, math.inf):
-        with pytest.raises(SelectorError, match="predicted cost"):
-            affordable_draws([1.0, cost], 5.0)

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from pymongo.database import Database
-from rehearsal import HASH, Computed, begin, check_promises, crystal
+from rehearsal import HASH, Computed, Meter, begin, check_promises, crystal
 
 from selector import recalibration
 from selector.campaign import Campaign
 from selector.candidates import Rejection
 from selector.chronicle import compile_record
+from selector.config import CampaignConfig
+from selector.costs import CostModel
 from selector.errors import SelectorError, UsageError
 from selector.protocols import Failure, Result
 from selector.report import DECISION_COLUMNS
@@ -112,7 +114,9 @@ def test_a_failure_is_named_charged_and_retried_where_that_may_help(
 def test_a_timed_out_candidate_asks_for_twice_its_time_however_long_it_waits(
     database: Database[Any], tmp_path: Path
 ) -> None:
-    campaign, dispatcher = begin(database, tmp_path, budget_cpu_h=0.16, max_in_flight=1)
+    quantile = CampaignConfig.model_fields["reserve_quantile"].default
+    first_cpu_h = float(CostModel.learn([], Meter().cost_log_sd).reserve(0.01, quantile))
+    campaign, dispatcher = begin(database, tmp_path, budget_cpu_h=2.99 * first_cpu_h, max_in_flight=1)
     campaign.add([crystal("a", 0.5), crystal("b", 0.6)], [])
     campaign.step()
     (key,) = dispatcher.jobs

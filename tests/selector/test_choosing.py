@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.database import Database
 
-from selector.choosing import MIN_WALL_S, Choice, Pending, choose, learn_costs, plan, rank
+from selector.budgeting import MIN_WALL_S, IpaFirst, learn_costs
+from selector.choosing import Choice, Pending, choose, plan, rank
 from selector.config import CampaignConfig, PolicyConfig, load_config
 from selector.costs import CostModel
 from selector.errors import SelectorError, UsageError
@@ -37,8 +38,13 @@ def candidate(name: str, sc: float, **fields: Any) -> dict[str, Any]:
     return {"material_id": name, "formula": "MgO", "estimate_cpu_h": 0.1, "prediction": {**said, **about}, **fields}
 
 
-def gather(documents: list[dict[str, Any]], in_flight: Any = (), config: CampaignConfig | None = None) -> Pending:
-    return Pending.of(documents, list(in_flight), KNOWN, config or config_of())
+def gather(
+    documents: list[dict[str, Any]],
+    in_flight: Any = (),
+    config: CampaignConfig | None = None,
+    ipa_first: IpaFirst | None = None,
+) -> Pending:
+    return Pending.of(documents, list(in_flight), KNOWN, config or config_of(), ipa_first)
 
 
 def names(choices: list[Choice], dispatch: bool | None = None) -> list[str]:
@@ -117,6 +123,41 @@ def test_choices_fit_the_budget_together_and_leave_nothing_that_would(
     assert set(chosen) <= set(names(everything, True))
     if len(found) < room:
         assert not any(c.dispatch and c.reserve_cpu_h < left for c in everything if names([c])[0] not in chosen)
+
+
+@given(
+    st.lists(st.tuples(st.floats(-0.2, 0.99), costs_cpu_h, costs_cpu_h, st.booleans(), st.booleans()), max_size=12),
+    st.floats(0.0, 40.0),
+    st.integers(0, 8),
+)
+def test_with_ipa_first_the_order_is_the_same_and_both_calculations_fit(
+    crystals: list[tuple[float, float, float, bool, bool]], budget_cpu_h: float, room: int
+) -> None:
+    documents = [
+        candidate(
+            f"x{i:02d}", sc, estimate_cpu_h=rpa, estimate_ipa_cpu_h=ipa, pinned=pinned,
+            **({"ipa": "given"} if known else {}),
+        )
+        for i, (sc, rpa, ipa, pinned, known) in enumerate(crystals)
+    ]  # fmt: skip
+    config = config_of(name="value_per_cost")
+    policy, pending = get_policy(config.policy), gather(documents, ipa_first=IpaFirst(KNOWN))
+    assert names(rank(pending, policy, config)) == names(rank(gather(documents), policy, config))
+    left = budget_cpu_h
+    for c in choose(pending, policy, config, budget_cpu_h, room):
+        assert c.needed_cpu_h <= left + 1e-9
+        left -= c.now.reserve
+        assert (c.level == "rpa") == bool(c.candidate["pinned"] or c.candidate.get("ipa"))
+        wanted = c.candidate["estimate_cpu_h" if c.level == "rpa" else "estimate_ipa_cpu_h"]
+        assert c.now.predicted == pytest.approx(wanted)
+
+
+def test_a_calculation_at_ipa_that_ran_out_of_time_gets_twice_as_much() -> None:
+    documents = [candidate("a", 0.3, estimate_ipa_cpu_h=0.01, timed_out_ipa_cpu_h=0.5, timed_out_cpu_h=9.0)]
+    (found,) = choose(gather(documents, ipa_first=IpaFirst(KNOWN)), THRESHOLD, config_of(), 100.0, 1)
+    assert (found.now.predicted, found.now.reserve, found.reserve_cpu_h) == (pytest.approx(0.01), 1.0, 18.0)
+    (found,) = choose(gather(documents, ipa_first=IpaFirst(KNOWN, left_cpu_h=0.9)), THRESHOLD, config_of(), 100.0, 1)
+    assert found.level == "rpa", "the cap for IPA has no room for it"
 
 
 def test_only_the_policys_own_choices_are_random_draws() -> None:
@@ -278,17 +319,6 @@ def test_settings_of_the_policy_have_their_range(tmp_path: Path, key: str, value
         load_config(file)
 
 
-def state(database: Database[Any]) -> dict[str, Any]:
-    """All that the campaign remembers, but for the lease and when it was last touched."""
-    found = {name: list(database[name].find({}).sort("_id", 1)) for name in sorted(database.list_collection_names())}
-    for campaign in found["campaigns"]:
-        for key in ("lease", "step_requested"):
-            campaign.pop(key, None)
-    for candidate in found.get("candidates", []):
-        candidate["estimate_cpu_h"] = str(candidate["estimate_cpu_h"])  # NaN is not equal to itself
-    return found
-
-
 class Broken:
     """A user's policy that returns what may not be dispatched."""
 
@@ -328,12 +358,12 @@ def test_a_bad_policy_leaves_the_campaign_unharmed(
     campaign, dispatcher = rehearsal.begin(database, tmp_path, max_in_flight=3)
     campaign.add([rehearsal.crystal(f"x{i}", 0.5 + 0.02 * i) for i in range(6)], [])
     good, campaign.policy = campaign.policy, Broken(answer)
-    before = state(database)
+    before = rehearsal.remembered(database)
     with pytest.raises(SelectorError, match=f"policy 'mine' .*{what}") as error:
         campaign.step()
     assert "\n" not in str(error.value)
     assert not dispatcher.jobs
-    assert state(database) == before
+    assert rehearsal.remembered(database) == before
     campaign.policy = good
     assert campaign.step().dispatched == 3
     rehearsal.check_promises(campaign, dispatcher)
@@ -365,10 +395,10 @@ def test_predictions_that_are_no_numbers_leave_the_campaign_unharmed(
         return guess
 
     monkeypatch.setattr(table, "predict", broken)
-    before = state(database)
+    before = rehearsal.remembered(database)
     with pytest.raises(SelectorError, match="not finite; predict with another model"):
         campaign.step()
-    assert state(database) == before
+    assert rehearsal.remembered(database) == before
     assert not dispatcher.jobs
     monkeypatch.undo()
     assert campaign.step().dispatched == 2
@@ -381,10 +411,10 @@ def test_a_cost_that_is_none_names_the_material_and_a_veto_helps(
     campaign, dispatcher = rehearsal.begin(database, tmp_path)
     campaign.store.add_candidates([rehearsal.crystal("a", 0.5), rehearsal.crystal("b", 0.6)], [estimate, 0.01])
     campaign.predict()
-    before = state(database)
+    before = rehearsal.remembered(database)
     with pytest.raises(SelectorError, match=rf"^a: its predicted cost\w* is {what}; veto the material"):
         campaign.step()
-    assert state(database) == before
+    assert rehearsal.remembered(database) == before
     assert not dispatcher.jobs
     database["candidates"].update_one({"material_id": "a"}, {"$set": {"vetoed": True}})
     assert campaign.step().dispatched == 1

@@ -8,15 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pymatgen.core import Structure
 from pymongo.database import Database
-from rehearsal import Computed, Rehearsal, begin, check_promises, crystal
+from rehearsal import Computed, Meter, Rehearsal, begin, check_promises, crystal
 
 from selector import audit
+from selector.audit_plan import audit_plan
 from selector.campaign import Campaign
+from selector.chronicle import compile_record
 from selector.errors import UsageError
+from selector.progress import progress
 from selector.protocols import Failure, Result
 
-AUDITED = {"audit_fraction": 0.5, "budget_cpu_h": 0.2}
+AUDITED = {"audit_fraction": 0.5, "budget_cpu_h": 1.0}
 
 
 def finish(campaign: Campaign, dispatcher: Rehearsal, sc: float = 0.6, most: int = 60) -> dict[str, Any]:
@@ -33,8 +39,15 @@ def finish(campaign: Campaign, dispatcher: Rehearsal, sc: float = 0.6, most: int
     return campaign.store.campaign()
 
 
+class Uneven(Meter):
+    """Costs of a long tail: an eighth to eight times the usual, as the number in a name says; tellurides the most."""
+
+    def estimate_cpu_h(self, structure: Structure) -> float:
+        return 0.5 if "Te" in structure.composition else 0.01 * 2.0 ** (structure.lattice.a * 1e6 % 7 - 3)
+
+
 def pool(n: int, sc: float = 0.9) -> list[Any]:
-    return [crystal(f"x{i:02d}", sc) for i in range(n)]
+    return [crystal(f"x{i:02d}", sc + 1e-7 * i) for i in range(n)]
 
 
 def test_the_closing_audit_draws_from_what_is_left_and_states_its_bound(
@@ -72,12 +85,103 @@ def test_failures_in_the_audit_count_as_below(database: Database[Any], tmp_path:
     assert bound["n_low"] == audit.upper_bound(10, bound["n_drawn"], 1)
 
 
-def test_without_an_audits_share_the_campaign_says_so(database: Database[Any], tmp_path: Path) -> None:
-    campaign, dispatcher = begin(database, tmp_path)
-    campaign.add(pool(3), [])
+@given(seed=st.integers(0, 9999), pot=st.floats(0.1, 1.5), used=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12))
+@settings(max_examples=8)
+def test_every_drawn_member_is_paid_if_none_costs_more_than_its_reservation(
+    database: Database[Any], tmp_path: Path, seed: int, pot: float, used: list[float]
+) -> None:
+    """Whatever is learned of costs while the audit goes on, and whoever comes back first."""
+    for name in database.list_collection_names():
+        database[name].delete_many({})
+    campaign, dispatcher = begin(
+        database, tmp_path, audit_fraction=0.5, budget_cpu_h=2 * pot, max_in_flight=3, seed=seed
+    )
+    campaign.engine = Uneven()
+    campaign.add(pool(16), [])
+    campaign.step()
+    frozen = campaign.store.campaign()["audit"]
+    for i in range(60):
+        waiting = dispatcher.waiting()
+        if campaign.step().state == "finished":
+            break
+        for job in waiting[i % 2 :][:2] or waiting:
+            wall_s = used[len(dispatcher.outcomes) % len(used)] * job.time_limit_s
+            dispatcher.outcomes[job.key] = Result(Computed(0.95, wall_s))
+    bound = campaign.store.campaign()["audit"]["bound"]
+    assert {j.material_id for j in dispatcher.jobs.values()} == set(frozen["drawn"])
+    assert (bound["n_drawn"], bound["n_below"], bound["n_failed"]) == (len(frozen["drawn"]), 0, 0)
+    reserved = [j.time_limit_s / 3600 for j in dispatcher.jobs.values()]
+    assert reserved == pytest.approx([dict(zip(frozen["drawn"], frozen["reserve_cpu_h"], strict=True))[j.material_id]
+                                      for j in dispatcher.jobs.values()])  # fmt: skip
+
+
+def test_a_member_that_ran_out_of_its_time_is_tried_again_under_a_larger_reservation(
+    database: Database[Any], tmp_path: Path
+) -> None:
+    campaign, dispatcher = begin(database, tmp_path, **AUDITED)
+    campaign.add(pool(20), [])
+    campaign.step()
+    first = dispatcher.waiting()[0]
+    dispatcher.outcomes[first.key] = Failure("TimedOut", "slow", first.time_limit_s, retry=True)
+    bound = finish(campaign, dispatcher, sc=0.95)["audit"]["bound"]
+    again = [j for j in dispatcher.jobs.values() if j.material_id == first.material_id]
+    assert [j.time_limit_s / first.time_limit_s for j in again] == pytest.approx([1, 2], rel=1e-3)
+    assert bound["n_failed"] == 0
+
+
+def test_members_too_dear_for_the_pot_are_given_up_before_the_draw_and_count_as_below(
+    database: Database[Any], tmp_path: Path
+) -> None:
+    campaign, dispatcher = begin(database, tmp_path, **AUDITED)
+    campaign.engine = Uneven()
+    campaign.add([*pool(16), crystal("dear", 0.99, ("Ba", "Te"))], [])
+    document = finish(campaign, dispatcher, sc=0.95)
+    frozen, bound = document["audit"], document["audit"]["bound"]
+    n, n_dear = len(frozen["drawn"]), frozen["n_given_up"]
+    assert "dear" not in frozen["drawn"] and 1 <= n_dear < 8
+    assert bound["n_low"] == n_dear + audit.upper_bound(17 - n_dear, n, 0)
+    assert f"{n_dear} too dear for the audit count as below" in bound["sentence"]
+    decision = campaign.store.candidate(frozen["drawn"][0])["decision"]
+    assert decision["audit_probability"] == n / (17 - n_dear)
+    assert f"{n} of 17 materials left at IPA, but for the {n_dear} dearest" in decision["reason"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({}, "none of the budget"), ({"budget_cpu_h": 0.1, "audit_fraction": 0.05}, "the pot of 0.0050 CPU-h")],
+)
+def test_where_the_pot_pays_for_no_audit_that_is_said_instead_of_a_bound(
+    database: Database[Any], tmp_path: Path, changes: dict[str, Any], why: str
+) -> None:
+    """In the event, in `status`, in the record that the report tells, and in the plan before it."""
+    campaign, dispatcher = begin(database, tmp_path, **changes)
+    campaign.add(pool(35), [])
+    plan = audit_plan(campaign.plan(), campaign.store.ledger.totals(), 0.05)
+    assert plan.n_affordable == 0
     document = finish(campaign, dispatcher)
-    assert document["audit"]["bound"]["sentence"].endswith("none was audited.")
-    assert document["audit"]["bound"]["n_low"] == 3
+    bound = document["audit"]["bound"]
+    assert bound["sentence"].startswith("No audit: ")
+    assert why in bound["sentence"] and "raise audit_fraction" in bound["sentence"] and "%" not in bound["sentence"]
+    assert plan.sentence(0.75, 1.0).startswith(bound["sentence"])
+    assert (bound["n_low"], bound["n_drawn"], bound["share"]) == (35, 0, None)
+    assert not dispatcher.jobs
+    assert ("no audit", bound["sentence"]) in [(e["kind"], e["message"]) for e in campaign.store.events()]
+    assert progress(campaign.store)["bound"]["sentence"] == bound["sentence"]
+    assert compile_record(campaign.store).summary["bound"]["sentence"] == bound["sentence"]
+
+
+def test_the_plan_of_a_campaign_that_wants_nothing_is_the_audit_that_it_gets(
+    database: Database[Any], tmp_path: Path
+) -> None:
+    campaign, dispatcher = begin(database, tmp_path, **AUDITED)
+    campaign.engine = Uneven()
+    campaign.add(pool(30), [])
+    plan = audit_plan(campaign.plan(), campaign.store.ledger.totals(), 0.05)
+    document = finish(campaign, dispatcher, sc=0.95)
+    frozen, bound = document["audit"], document["audit"]["bound"]
+    assert (plan.n_members, plan.n_affordable, plan.n_given_up, plan.share) == (
+        *(frozen["n_members"], len(frozen["drawn"]), frozen["n_given_up"], bound["share"]),
+    )
 
 
 def test_what_is_vetoed_is_no_part_of_the_statement(database: Database[Any], tmp_path: Path) -> None:
@@ -205,17 +309,6 @@ def test_pinned_first_whatever_its_value(database: Database[Any], tmp_path: Path
     assert [j.material_id for j in dispatcher.jobs.values()] == ["high"]
     with pytest.raises(UsageError, match="is running, not pending"):
         campaign.veto("high")
-
-
-def test_lots_are_drawn_whatever_the_policy_wants(database: Database[Any], tmp_path: Path) -> None:
-    campaign, _ = begin(
-        database, tmp_path, max_in_flight=4, policy={"name": "threshold", "random_share": 1.0}, budget_cpu_h=9.0
-    )
-    campaign.add(pool(8), [])
-    campaign.step()
-    decisions = [c["decision"] for c in campaign.store.candidates("running")]
-    assert len(decisions) == 4 and all(d["random_draw"] for d in decisions)
-    assert sorted(d["audit_probability"] for d in decisions) == pytest.approx([1 / 8, 1 / 7, 1 / 6, 1 / 5])
 
 
 # -- looks -------------------------------------------------------------------------------------------------------------

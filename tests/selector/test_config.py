@@ -19,7 +19,9 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 def test_paths_count_from_the_file(tmp_path: Path) -> None:
-    config = load_config(write(tmp_path, GOOD + "predictor: {checkpoint: w.safetensors}\n"))
+    text = GOOD + "ipa: have\npredictor: {checkpoint: w.safetensors, ipa_checkpoint: i.safetensors}\n"
+    config = load_config(write(tmp_path, text))
+    assert config.predictor.ipa_checkpoint == (tmp_path / "i.safetensors").resolve()
     assert config.folder == (tmp_path / "run").resolve()
     assert config.predictor.checkpoint == (tmp_path / "w.safetensors").resolve()
     assert config.policy.threshold == 0.75
@@ -36,6 +38,7 @@ def test_paths_count_from_the_file(tmp_path: Path) -> None:
         (GOOD + "policy: {threshold: 0}\n", ["policy.threshold"]),
         (GOOD + "audit_fraction: 1.5\n", ["audit_fraction", "less than 1"]),
         (GOOD + "audit_fraction: -0.1\n", ["audit_fraction"]),
+        (GOOD + "ipa: maybe\n", ["key 'ipa'", "'skip', 'have' or 'compute'"]),
         (GOOD + "stop: {bound: 1.0}\n", ["stop.bound"]),
         (GOOD + "caps_cpu_h: {rpa: -1}\n", ["caps_cpu_h"]),
         (GOOD + "budget_calculations: 0\n", ["budget_calculations"]),

@@ -21,9 +21,9 @@ def pairs_of(used: np.ndarray, estimates: np.ndarray) -> list[Settled]:
 def test_without_measurements_the_estimate_stands() -> None:
     costs = CostModel.learn([], engine_log_sd=0.3)
     assert costs.predict(np.array([2.0])) == pytest.approx([2.0])
-    # Upper 95 % of a log-normal whose sd joins machine (1.0) and scatter (0.3).
+    # Upper 95 % of a log-normal whose sd joins machine (0.7) and scatter (0.3).
     assert costs.reserve(np.array([2.0]), 0.95) == pytest.approx(
-        [2.0 * math.exp(1.6449 * math.hypot(1.0, 0.3))], rel=1e-3
+        [2.0 * math.exp(1.6449 * math.hypot(0.7, 0.3))], rel=1e-3
     )
 
 

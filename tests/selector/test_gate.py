@@ -13,7 +13,7 @@ from pymongo.database import Database
 from rehearsal import Computed, Table, begin, crystal
 
 from selector.errors import SelectorError
-from selector.gate import judge, pool_weights
+from selector.gate import Verdict, judge, pool_weights
 from selector.progress import updates
 from selector.protocols import Result
 
@@ -33,6 +33,23 @@ def test_worse_by_more_than_one_standard_error_is_refused() -> None:
     assert not judge(sc, old, new, np.ones(30), formulas).accepted
     assert judge(sc, new, old, np.ones(30), formulas).accepted
     assert judge(sc, old, old, np.ones(30), formulas).accepted
+
+
+@pytest.mark.parametrize(("worse_by", "accepted"), [(-0.3, True), (0.0, True), (0.125, True), (0.126, False)])
+def test_one_standard_error_is_the_limit(worse_by: float, accepted: bool) -> None:
+    assert Verdict(0.25, 0.25 + worse_by, 0.125, 9).accepted == accepted
+
+
+def test_a_difference_that_is_the_same_everywhere_has_no_standard_error() -> None:
+    verdict = judge([0.5] * 4, [0.5] * 4, [0.75] * 4, [1, 1, 1, 1], list("ABCD"))
+    assert verdict.new_error - verdict.old_error == 0.25
+    assert verdict.standard_error == pytest.approx(0.0, abs=1e-12)
+    assert not verdict.accepted
+
+
+def test_what_lies_on_the_border_of_two_strata_belongs_to_the_upper_one_in_pool_and_labels_alike() -> None:
+    """The pool's median is 0.2: one of four lies below it, three on it or above."""
+    assert pool_weights([0.0, 0.2, 0.2, 0.4], [0.0, 0.2], n_strata=2) == pytest.approx([0.5, 1.5])
 
 
 def test_one_formula_or_no_label_says_nothing() -> None:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pymongo.database import Database
+from rehearsal import Computed, begin, crystal
 
-from selector import telling
+from selector import documents, reservations, telling
 from selector.account import Totals
 from selector.audit import audit_size, upper_bound
 from selector.audit_plan import audit_plan
 from selector.cli.views import age
 from selector.errors import UsageError
-from selector.progress import errors_by_round, expected_end, provisional, updates
+from selector.progress import errors_by_round, expected_end, progress, provisional, updates, working_hours
+from selector.protocols import Result
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
-def charge(hours_ago: float, cpu_h: float, purpose: str = "rpa") -> dict[str, Any]:
-    return {"time": (NOON - timedelta(hours=hours_ago)).isoformat(), "cpu_h": cpu_h, "purpose": purpose}
+def charge(cpu_h: float, purpose: str = "rpa") -> dict[str, Any]:
+    return {"cpu_h": cpu_h, "purpose": purpose}
 
 
 def test_errors_are_those_of_the_predictions_that_stood_at_dispatch() -> None:
@@ -73,25 +77,89 @@ def test_a_provisional_bound_is_the_exact_binomial_one() -> None:
 
 
 def test_the_end_is_the_first_of_budget_pool_and_deadline() -> None:
-    charges = [charge(4, 9.0), *(charge(4 - h, 1.0) for h in (1, 2, 3, 4))]  # 1 CPU-h and 1 calculation an hour
-    end = expected_end(charges, 6.0, 20, None, NOON)
+    charges = [charge(9.0), *[charge(1.0)] * 4]  # 1 CPU-h and 1 calculation an hour
+    end = expected_end(charges, 4.0, 6.0, 20, None, NOON)
     assert end == {"time": (NOON + timedelta(hours=6)).isoformat(), "by": "budget", "cpu_h_per_h": 1.0}
-    end = expected_end(charges, 6.0, 2, None, NOON)
+    end = expected_end(charges, 4.0, 6.0, 2, None, NOON)
     assert (end["by"], end["time"]) == ("pool", (NOON + timedelta(hours=2)).isoformat())
-    end = expected_end(charges, 6.0, 20, (NOON + timedelta(hours=1)).isoformat(), NOON)
+    end = expected_end(charges, 4.0, 6.0, 20, (NOON + timedelta(hours=1)).isoformat(), NOON)
     assert (end["by"], end["time"]) == ("deadline", (NOON + timedelta(hours=1)).isoformat())
 
 
-def test_the_end_moves_away_when_nothing_comes_back_and_is_unknown_before_the_first_result() -> None:
-    assert expected_end([], 6.0, 20, None, NOON) is None
-    assert expected_end([charge(1, 1.0)], 6.0, 20, None, NOON) is None
-    charges = [charge(4, 1.0), charge(3, 1.0)]
-    soon, late = (expected_end(charges, 6.0, 99, None, NOON + timedelta(hours=h)) for h in (0, 4))
-    assert datetime.fromisoformat(late["time"]) - datetime.fromisoformat(soon["time"]) > timedelta(hours=4)
+def test_the_end_is_unknown_before_there_is_a_pace() -> None:
+    assert expected_end([], 0.0, 6.0, 20, None, NOON) is None
+    assert expected_end([charge(1.0)], 1.0, 6.0, 20, None, NOON) is None
+    assert expected_end([charge(1.0), charge(1.0)], 0.0, 6.0, 20, None, NOON) is None
     # Learning takes CPU-hours, and no candidate out of the pool.
-    learning = [charge(4, 1.0), charge(2, 1.0, "learn")]
-    assert expected_end(learning, 6.0, 1, None, NOON)["by"] == "budget"
-    assert expected_end([charge(4, 1.0), charge(2, 0.0)], 1e9, 10**9, None, NOON)
+    assert expected_end([charge(1.0), charge(1.0, "learn")], 4.0, 6.0, 1, None, NOON)["by"] == "budget"
+    assert expected_end([charge(1.0), charge(0.0)], 4.0, 1e9, 10**9, None, NOON)
+
+
+def span(begun: float, ended: float, limit_h: float = 2.0, cores: int = 1) -> tuple[str, str, float]:
+    """In flight between these hours before noon."""
+    return (*((NOON - timedelta(hours=h)).isoformat() for h in (begun, ended)), limit_h * cores)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+@pytest.mark.parametrize(
+    ("spans", "hours"),
+    [
+        ([], 0.0),
+        ([(10, 9), (9, 8), (8.5, 7)], 3.0),  # one after another and beside each other
+        ([(10, 9), (2, 1)], 2.0),  # stopped from 9 to 2
+        ([(30, 9)], 1.0),  # what was before the first settlement is another pace's
+        ([(10, 9), (1.5, 0)], 2.5),  # one is out now, within its time
+        ([(10, 9), (7, 0)], 3.0),  # long overdue: its worker is gone
+        ([(10, 9), (9, 1), (9, 1), (1, 0)], 4.0),  # cut off at 9, booked in the morning: a time limit, not a night
+        ([(10, 0, 50.0)], 10.0),
+        ([(10, 0, 1.0), *((10 - i, 9 - i, 1.0) for i in range(10))], 10.0),  # in a queue for long, while others come
+    ],
+)
+def test_working_hours_leave_pauses_out(spans: list[tuple[float, ...]], hours: float, cores: int) -> None:
+    told = [span(begun, ended, *limit or [2.0], cores=cores) for begun, ended, *limit in spans]
+    since = (NOON - timedelta(hours=10)).isoformat()
+    assert working_hours(told, cores, since, NOON) == pytest.approx(hours)
+
+
+def test_a_night_changes_the_expected_end_by_its_own_length_alone(
+    database: Database[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual history: four calculations of half an hour in the evening, a stop, the same in the morning."""
+    campaign, dispatcher = begin(database, tmp_path, budget_cpu_h=40.0, predictor={"retrain_every": 999})
+    campaign.engine.estimate_cpu_h = lambda structure, level="rpa": 0.3  # type: ignore[method-assign]
+    campaign.add([crystal(f"x{i}", 0.5) for i in range(30)], [])
+    clock = [NOON]
+
+    class Virtual(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return clock[0]
+
+    for module in (documents, reservations):
+        monkeypatch.setattr(module, "datetime", Virtual)
+
+    def work(n: int) -> datetime:
+        for _ in range(n):
+            campaign.step()
+            clock[0] += timedelta(hours=0.5)
+            for job in dispatcher.waiting():
+                dispatcher.outcomes[job.key] = Result(Computed(0.5, wall_s=1800.0))
+        campaign.stop()
+        campaign.step()
+        end = progress(campaign.store, clock[0])["expected_end"]
+        assert end is None  # stopped
+        campaign.resume()
+        told = progress(campaign.store, clock[0])["expected_end"]
+        assert told["cpu_h_per_h"] == pytest.approx(2.0, rel=0.2)  # two at a time
+        return datetime.fromisoformat(told["time"])
+
+    evening = work(4)
+    campaign.stop()
+    clock[0] += timedelta(hours=12)
+    campaign.resume()
+    morning = datetime.fromisoformat(progress(campaign.store, clock[0])["expected_end"]["time"])
+    assert morning - evening == pytest.approx(timedelta(hours=12), abs=timedelta(minutes=1))
+    work(4)
 
 
 def test_durations_are_told_in_the_unit_that_suits() -> None:
@@ -114,9 +182,9 @@ def test_a_plan_says_what_its_audit_pays_for_and_what_a_bound_needs() -> None:
     assert plan.n_needed == audit_size(400, 0.05)
     assert plan.needed_cpu_h == pytest.approx(2.0 * plan.n_needed)
     words = plan.sentence(0.75, totals.budget_cpu_h)
-    assert "pay for about 25 of the 400 materials" in words
+    assert "pay for 25 of the 400 materials left at IPA: with none of them below 0.75, at most" in words
     assert f"A bound of 5 % needs {plan.n_needed} without a hit" in words
-    assert f"audit_fraction {2 * plan.n_needed / 1000:.2g}" in words
+    assert f"audit_fraction {2 * plan.n_needed / 1000:.3f}" in words
     # That share of the budget does pay for it.
     more = Totals(1000.0, 0, 0, 0, audit_available_cpu_h=plan.needed_cpu_h)
     assert audit_plan(choices(400), more, 0.05).share <= 0.05
@@ -126,7 +194,8 @@ def test_a_plan_without_a_rest_or_without_a_pot_is_told_plainly() -> None:
     totals = Totals(budget_cpu_h=10.0, spent_cpu_h=0, reserved_cpu_h=0, available_cpu_h=10.0)
     assert "nothing to audit" in audit_plan(choices(0), totals, 0.05).sentence(0.75, 10.0)
     plan = audit_plan(choices(400), totals, 0.05)
-    assert (plan.n_affordable, plan.share) == (0, 1.0)
+    assert (plan.n_affordable, plan.share) == (0, None)
+    assert plan.sentence(0.75, 10.0).startswith("No audit: none of the budget is there for one")
     assert "more than the budget" in plan.sentence(0.75, 10.0)
     with pytest.raises(UsageError, match="between 0 and 1"):
         audit_plan(choices(4), totals, float("nan"))

@@ -21,15 +21,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from pymatgen.core import Structure
 from pymongo.database import Database
-from rehearsal import HASH, Computed, Drawer, Meter, Rehearsal, Table, crystal
+from rehearsal import HASH, Drawer, Meter, Rehearsal, Table, computed, crystal, first_models
 
-from selector import dispatching
+from selector import lots
 from selector.campaign import Campaign
 from selector.config import CampaignConfig
+from selector.documents import IN_FLIGHT
 from selector.errors import UsageError
 from selector.ledger import check
 from selector.protocols import Failure, Job, Result
-from selector.store import IN_FLIGHT, Store
+from selector.store import Store
 
 MAX_ATTEMPTS = 2
 FAILURES: dict[str, Callable[[], Failure]] = {
@@ -99,7 +100,11 @@ class FireWorks(Rehearsal):
     def submit(self, job: Job) -> int:
         if job.key not in self.jobs:
             before = [j for j in self.jobs.values() if j.material_id == job.material_id]
-            assert all(j.key in self.failed for j in before), f"{job.material_id}: dispatched while it is under way"
+            open_ = [j for j in before if j.key not in self.failed]
+            # IPA alone comes before RPA, and once.
+            first = [j for j in open_ if j.level == "ipa" and isinstance(self.outcomes.get(j.key), Result)]
+            assert open_ == first, f"{job.material_id}: dispatched while it is under way"
+            assert job.level == "rpa" or not first, f"{job.material_id}: IPA computed twice"
             assert job.attempt > max((j.attempt for j in before), default=0)
         return super().submit(job)
 
@@ -127,16 +132,17 @@ class Pupil(Table):
 
     good: bool = True
 
-    def fine_tune(self, structures: Any, sc: Any) -> Table:
+    def fine_tune(self, structures: Any, sc: Any, *, spectra: Any = None) -> Table:
         said = np.array(sc) if self.good else np.zeros(len(sc))
-        return Pupil(f"m{len(sc)}{'' if self.good else '-bad'}", seen=len(sc), held_out=said)
+        name = f"{self.model_id[0]}{len(sc)}{'' if self.good else '-bad'}"
+        return Pupil(name, self.reads_ipa, seen=len(sc), held_out=said)
 
 
 class Meters(Meter):
     """The larger the cell, the dearer."""
 
-    def estimate_cpu_h(self, structure: Structure) -> float:
-        return 0.002 * structure.lattice.a
+    def estimate_cpu_h(self, structure: Structure, level: str = "rpa") -> float:
+        return (0.002 if level == "rpa" else 0.0005) * structure.lattice.a
 
 
 class Machine(RuleBasedStateMachine):
@@ -153,17 +159,18 @@ class Machine(RuleBasedStateMachine):
         sc=st.lists(SC, min_size=3, max_size=9),
         policy=st.sampled_from(["value_per_cost", "threshold", "random"]),
         bound=st.sampled_from([None, 0.4]),
+        ipa=st.sampled_from(["skip", "compute"]),
     )
-    def begin(self, sc: list[float], policy: str, bound: float | None) -> None:
+    def begin(self, sc: list[float], policy: str, bound: float | None, ipa: str = "skip") -> None:
         for name in ("campaigns", "candidates", "spectra", "labels", "models", "events", "ledger"):
             self.database[name].delete_many({})
-        self.fireworks, self.pupil = FireWorks(), Pupil()
-        self.shelf = Drawer({"m0": self.pupil})
+        self.fireworks, self.pupils = FireWorks(), (Pupil("m0"), Pupil("i0", reads_ipa=True))
+        self.shelf = Drawer({pupil.model_id: pupil for pupil in self.pupils})
         self.config = CampaignConfig.model_validate(
             {
                 **{"campaign": "c", "folder": self.stage[1], "budget_cpu_h": 0.25, "audit_fraction": 0.2},
                 **{"predictor": {"retrain_every": 2}, "policy": {"name": policy, "random_share": 0.2}},
-                **{"max_in_flight": 3, "max_attempts": MAX_ATTEMPTS, "stop": {"bound": bound}},
+                **{"max_in_flight": 3, "max_attempts": MAX_ATTEMPTS, "stop": {"bound": bound}, "ipa": ipa},
             }
         )
         self.most_in_flight, self.learned = 3, set[str]()
@@ -171,8 +178,7 @@ class Machine(RuleBasedStateMachine):
         self.drawn: dict[str, list[str]] = {}
         store = Store(self.database, "c")
         store.create(self.config.public(), self.config.budget_cpu_h, "gpaw", HASH, **self.config.account())
-        kind = {"engine": "gpaw", "settings_hash": HASH}
-        store.add_model("m0", round=0, parent=None, file="m0", n_new_labels=0, metrics={}, **kind)
+        first_models(store, self.config)
         self.n_added = 0
         self.add(sc)
 
@@ -235,7 +241,8 @@ class Machine(RuleBasedStateMachine):
     @rule(n=st.integers(0, 8), when=WHEN, good=st.booleans())
     def learn(self, n: int, when: str, good: bool) -> None:
         """A worker fine-tunes; one that dies leaves FireWorks with a lost job."""
-        self.pupil.good = good
+        for pupil in self.pupils:
+            pupil.good = good
         key = next(reversed(self.fireworks.learning), None)
         if key is not None and key not in self.learned | self.fireworks.lost_learning:
             lived = self.unlucky(n, when, lambda campaign: campaign.learn(key), self.another_step)
@@ -250,7 +257,8 @@ class Machine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9), sc=SC, wall_s=st.sampled_from([5.0, 36.0, 1e5]))
     def result(self, which: int, sc: float, wall_s: float) -> None:
         if waiting := self.fireworks.waiting():
-            self.fireworks.outcomes[waiting[which % len(waiting)].key] = Result(Computed(sc, wall_s))
+            job = waiting[which % len(waiting)]
+            self.fireworks.outcomes[job.key] = Result(computed(job, sc, wall_s))
 
     @rule(which=st.integers(0, 9), how=st.sampled_from(sorted(FAILURES)))
     def failure(self, which: int, how: str) -> None:
@@ -263,7 +271,8 @@ class Machine(RuleBasedStateMachine):
     def one_given_up_comes_home(self, which: int, sc: float) -> None:
         gone = [k for k, o in self.fireworks.outcomes.items() if isinstance(o, Failure) and o.reason == "Vanished"]
         if gone:
-            self.fireworks.outcomes[gone[which % len(gone)]] = Result(Computed(sc, 90.0))
+            key = gone[which % len(gone)]
+            self.fireworks.outcomes[key] = Result(computed(self.fireworks.jobs[key], sc, 90.0))
 
     # -- people --------------------------------------------------------------------------------------------------------
 
@@ -309,7 +318,9 @@ class Machine(RuleBasedStateMachine):
         assert self.recorded.items() <= done.items()
         self.recorded = done
         assert set(done) <= {label["material_id"] for label in store.labels(HASH)}
-        assert {m for m, levels in store.spectra().items() if set(levels) == {"ipa", "rpa"}} >= set(done)
+        spectra = store.spectra()
+        assert {m for m, levels in spectra.items() if set(levels) == {"ipa", "rpa"}} >= set(done)
+        assert {c["material_id"] for c in store.candidates() if c.get("ipa")} <= set(spectra)
 
     @invariant()
     def nothing_is_done_twice(self) -> None:
@@ -317,7 +328,8 @@ class Machine(RuleBasedStateMachine):
         counted: dict[str, int] = {}
         for job in self.fireworks.jobs.values():
             outcome = self.fireworks.outcomes.get(job.key)
-            if not (isinstance(outcome, Failure) and outcome.interrupted):
+            repeats = not (isinstance(outcome, Failure) and outcome.interrupted)
+            if repeats and not (job.level == "ipa" and isinstance(outcome, Result)):
                 counted[job.material_id] = counted.get(job.material_id, 0) + 1
         assert max(counted.values(), default=0) <= MAX_ATTEMPTS
         assert Store(self.database, "c").count(*IN_FLIGHT) <= self.most_in_flight
@@ -341,10 +353,10 @@ class Machine(RuleBasedStateMachine):
         if state["state"] != "running" or state["config"]["deadline"] or self.config.stop.bound:
             return
         room = state["config"]["max_in_flight"] - campaign.store.count(*IN_FLIGHT)
-        pending = dispatching.pool(campaign.store, campaign.costs(), campaign.config)
+        pending = campaign.pool(campaign.store)
         left = campaign.store.ledger.totals().available_cpu_h
         if room > 0:
-            assert not dispatching.choose(pending, campaign.policy, campaign.config, left, room, state["n_dispatched"])
+            assert not lots.choose(pending, campaign.policy, campaign.config, left, room, state["n_dispatched"])
 
     @invariant()
     def decisions_are_told(self) -> None:
@@ -374,10 +386,20 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def only_accepted_models_stand(self) -> None:
         store = Store(self.database, "c")
-        assert store.campaign()["model_id"] in {m["model_id"] for m in store.models()}
-        assert not any(m["model_id"].endswith("-bad") and m["accepted"] and m["gate"]["n_labels"] > 2
-                       and m["gate"]["standard_error"] is not None and m["gate"]["old_error"] < 0.1
-                       for m in store.models(None) if m["parent"])  # fmt: skip
+        for reads_ipa in store.lines():
+            assert store.model(reads_ipa)["model_id"] in {m["model_id"] for m in store.models(reads_ipa=reads_ipa)}
+            assert not any(m["model_id"].endswith("-bad") and m["accepted"] and m["gate"]["n_labels"] > 2
+                           and m["gate"]["standard_error"] is not None and m["gate"]["old_error"] < 0.1
+                           for m in store.models(None, reads_ipa) if m["parent"])  # fmt: skip
+
+    @invariant()
+    def second_choices_are_made_with_the_spectrum(self) -> None:
+        """RPA goes out by a prediction that read the spectrum where one was there, unless it goes whatever is said."""
+        for c in Store(self.database, "c").candidates():
+            told = [*c.get("history", []), *([c["decision"]] if "decision" in c else [])]
+            first = next((i for i, d in enumerate(told) if d.get("purpose") == "ipa" and _came_home(d)), len(told))
+            assert not any(d.get("reads_ipa") for d in told[:first] if "key" in d) or c.get("ipa")
+            assert all(d.get("reads_ipa") for d in told[first + 1 :] if "key" in d and d["purpose"] != "audit")
 
     def teardown(self) -> None:
         """Everything comes home: the campaign ends, and nothing is left over."""
@@ -405,7 +427,9 @@ class Machine(RuleBasedStateMachine):
             invariant_()
         self.decisions_are_told()
         self.draws_are_not_changed()
-        home = {self.fireworks.jobs[k].material_id for k, o in self.fireworks.outcomes.items() if isinstance(o, Result)}
+        back = [self.fireworks.jobs[k] for k, o in self.fireworks.outcomes.items() if isinstance(o, Result)]
+        home = {job.material_id for job in back if job.level == "rpa"}
+        assert {job.material_id for job in back} <= set(store.spectra())
         assert home == {c["material_id"] for c in store.candidates("done")}
         assert self.database["labels"].count_documents({}) == len(home)
         account, entries = store.campaign()["ledger"], list(self.database["ledger"].find({}))
@@ -420,6 +444,10 @@ class Machine(RuleBasedStateMachine):
         bound = store.campaign()["audit"]["bound"]
         assert bound["n_drawn"] == len(store.campaign()["audit"]["drawn"]) <= bound["n_members"]
         assert bound["n_below"] + bound["n_failed"] <= bound["n_low"] or bound["n_members"] == 0
+
+
+def _came_home(decision: dict[str, Any]) -> bool:
+    return bool(decision.get("outcome", {}).get("status") == "done")
 
 
 def play(database: Database[Any], folder: Path, examples: int, steps: int) -> None:
@@ -437,18 +465,24 @@ def test_promises_hold_for_long(database: Database[Any], tmp_path: Path) -> None
 
 
 SLEEPS = [
-    pytest.param(when, what, marks=[] if (when, what) == ("sleeps before", "vanished") else pytest.mark.slow)
+    pytest.param(
+        *(when, what, ipa),
+        marks=[] if (when, what, ipa) == ("sleeps before", "vanished", "skip") else pytest.mark.slow,
+    )
     for when in ("sleeps before", "sleeps after", "dies before", "dies after")
     for what in ("vanished", "metal", "stopped", "result")
+    for ipa in ("skip", "compute")
 ]
 
 
-@pytest.mark.parametrize(("when", "what"), SLEEPS)
-def test_a_step_cut_at_each_of_its_writes(database: Database[Any], tmp_path: Path, when: str, what: str) -> None:
+@pytest.mark.parametrize(("when", "what", "ipa"), SLEEPS)
+def test_a_step_cut_at_each_of_its_writes(
+    database: Database[Any], tmp_path: Path, when: str, what: str, ipa: str
+) -> None:
     """Write by write, a process dies or sleeps while others dispatch what it was about to, and hear what came of it."""
     machine = type("Swept", (Machine,), {"stage": (database, tmp_path)})()
     for n in range(1, 200):
-        machine.begin([0.5, 0.6, 0.95], "threshold", None)
+        machine.begin([0.5, 0.6, 0.95], "threshold", None, ipa)
 
         def meanwhile() -> None:
             machine.another_step()

@@ -34,6 +34,12 @@ def test_dearer_presets_are_estimated_dearer(formula: str) -> None:
     assert costs[-1] > 2.0 * costs[0]
 
 
+def test_ipa_alone_saves_the_coupling_and_no_more() -> None:
+    engine, (structure, _) = GPAWEngine(), reference("MgO")
+    share = engine.estimate_cpu_h(structure, "ipa") / engine.estimate_cpu_h(structure)
+    assert gpaw_cost.GROUND_STATE_SHARE < gpaw_cost.IPA_SHARE <= share < 1.0
+
+
 def test_cost_grows_with_volume_and_does_not_see_the_cell_chosen() -> None:
     engine, small, large = GPAWEngine(), fcc(4.0, ["Li", "F"]), fcc(6.0, ["Li", "F"])
     assert engine.estimate_cpu_h(small) < engine.estimate_cpu_h(large)
@@ -48,8 +54,10 @@ def test_the_fit_can_be_repeated(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    manifest = ROOT / "benchmarks" / "manifests" / "2026-11-21.json"
+    manifest = ROOT / "benchmarks" / "manifests" / "2026-11-21-231.json"
     monkeypatch.setattr("sys.argv", ["engine_cost.py", "--manifest", str(manifest)])
     script.main()
     constants = f"{gpaw_cost.CONSTANT}, {gpaw_cost.BASIS_EXPONENT}, {gpaw_cost.K_EXPONENT}"
-    assert f"CONSTANT, BASIS_EXPONENT, K_EXPONENT = {constants}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"CONSTANT, BASIS_EXPONENT, K_EXPONENT = {constants}" in printed
+    assert f"GROUND_STATE_SHARE = {gpaw_cost.GROUND_STATE_SHARE:.2f}" in printed

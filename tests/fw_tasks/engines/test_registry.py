@@ -14,7 +14,7 @@ from selector.errors import UsageError
 
 
 def test_own_engines() -> None:
-    assert engine_names()[:2] == ["gpaw", "replay"]
+    assert engine_names()[:3] == ["gpaw", "qe_yambo", "replay"]
     gpaw = get_engine("gpaw", "tight", spin_check=False)
     assert isinstance(gpaw, GPAWEngine)
     assert gpaw.settings["name"] == "tight-1"
@@ -25,7 +25,7 @@ def test_own_engines() -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "says"),
     [
-        (("vasp",), {}, "gpaw, replay"),
+        (("vasp",), {}, "gpaw, qe_yambo, replay"),
         (("gpaw", "fast"), {}, "smoke, standard, tight"),
         (("replay", "smoke"), {}, "standard"),
         (("gpaw",), {"cores": 4}, "'cores'.*python"),
@@ -41,6 +41,6 @@ def test_plugins_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [EntryPoint("mine", "fw_tasks.engines.gpaw:GPAWEngine", engines.ENTRY_POINTS)]
     found.append(EntryPoint("gpaw", "builtins:dict", engines.ENTRY_POINTS))
     monkeypatch.setattr(engines, "entry_points", lambda group: [e for e in found if e.group == group])
-    assert engine_names() == ["gpaw", "replay", "mine"]
+    assert engine_names() == ["gpaw", "qe_yambo", "replay", "mine"]
     assert get_engine("mine", "smoke").settings["name"] == "smoke-1"
     assert isinstance(get_engine("gpaw"), GPAWEngine)

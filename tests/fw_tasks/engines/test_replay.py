@@ -39,6 +39,18 @@ def test_the_recorded_result_comes_back(engine: ReplayEngine, label: Label, tmp_
     assert set(engine.compute(RBF3, label.structure, ("ipa",), tmp_path, None).spectra) == {"ipa"}
 
 
+def test_ipa_alone_costs_what_its_stages_took(engine: ReplayEngine, label: Label, tmp_path: Path) -> None:
+    ipa, both = (engine.compute(RBF3, label.structure, levels, tmp_path, None) for levels in (("ipa",), BOTH))
+    *before, response_s = label.details["cpu_stage_s"]
+    took, whole = ipa.details["cpu_stage_s"], both.details["cpu_stage_s"]
+    assert took[:-1] == before and 0 < took[-1] < response_s == whole[-1]
+    assert ipa.cpu_s / both.cpu_s == pytest.approx(ipa.wall_s / both.wall_s) == pytest.approx(sum(took) / sum(whole))
+    assert engine.estimate_cpu_h(label.structure, "ipa") < engine.estimate_cpu_h(label.structure)
+    with pytest.raises(TimedOut):
+        engine.compute(RBF3, label.structure, ("ipa",), tmp_path, 0.9 * ipa.wall_s)
+    assert engine.compute(RBF3, label.structure, ("ipa",), tmp_path, 1.01 * ipa.wall_s).wall_s < both.wall_s
+
+
 def test_it_is_the_kind_of_label_gpaw_makes(engine: ReplayEngine, label: Label, tmp_path: Path) -> None:
     real, result = GPAWEngine("standard"), engine.compute(RBF3, label.structure, BOTH, tmp_path, None)
     assert engine.settings_hash == real.settings_hash == result.settings_hash
