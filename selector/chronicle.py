@@ -134,13 +134,15 @@ def _spectra(store: Store, candidates: list[Document]) -> dict[str, dict[str, An
     found = {}
     for material_id, levels in store.spectra().items():
         if {"ipa", "rpa"} <= levels.keys():
-            ipa, rpa = (levels[level].on_grid(ENERGY_EV).mean.imag for level in ("ipa", "rpa"))
+            ipa, rpa = (levels[level].on_grid(ENERGY_EV).mean for level in ("ipa", "rpa"))
             c = by_id[material_id]
             found[material_id] = {
                 "formula": c["formula"],
                 "sc": c.get("sc_computed"),
                 "energy_ev": ENERGY_EV,
-                "ipa_im": ipa,
-                "rpa_im": rpa,
+                "ipa_im": ipa.imag,
+                "ipa_re": ipa.real,
+                "rpa_im": rpa.imag,
+                "rpa_re": rpa.real,
             }
     return found

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from selector.errors import SelectorError, UsageError
 from selector.files import make_writable
+from selector.optics import ABOUT, QUANTITIES, optics
 from selector.results import COLUMNS, NUMBER, TEXT, TRUTH, TYPES, WHOLE, EndSpectrum
 
 EXTRA = "theory-level-selector[export]"
@@ -48,8 +49,13 @@ class Writer(Protocol):
     def spectrum(self, spectrum: EndSpectrum) -> None: ...
 
 
-def writer(form: str, folder: Path, campaign: str) -> Writer:
+def writer(form: str, folder: Path, campaign: str, with_optics: bool = False) -> Writer:
     """The writer of a format ("parquet", "json" or "hdf5"), into ``folder``.
+
+    Parameters
+    ----------
+    with_optics : beside each spectrum its optical properties (`selector.optics.QUANTITIES`), shaped as ``eps_im``; they
+        are not known where Re(eps) is not
 
     Raises
     ------
@@ -60,7 +66,7 @@ def writer(form: str, folder: Path, campaign: str) -> Writer:
     """
     if form not in WRITERS:
         raise UsageError(f"format {form!r}: choose {', '.join(WRITERS)}")
-    return WRITERS[form](folder, campaign)
+    return WRITERS[form](folder, campaign, with_optics)
 
 
 def _library(name: str, form: str) -> Any:
@@ -76,9 +82,10 @@ class _Files(ABC):
 
     names: tuple[str, ...]
 
-    def __init__(self, folder: Path, campaign: str) -> None:
+    def __init__(self, folder: Path, campaign: str, with_optics: bool) -> None:
         make_writable(folder)
         self.campaign = campaign
+        self.optics = QUANTITIES if with_optics else ()
         self.paths = {name: folder / name for name in self.names}
         self.parts = {name: folder / f"{name}.{os.getpid()}.part" for name in self.names}
 
@@ -98,7 +105,15 @@ class _Files(ABC):
         """Close what is open."""
 
     def _about(self) -> dict[str, str]:
-        return {"campaign": self.campaign, "energy": "eV", "eps": "relative permittivity", **ABOUT_COLUMNS}
+        about = {"campaign": self.campaign, "energy": "eV", "eps": "relative permittivity", **ABOUT_COLUMNS}
+        return about | {name: ABOUT[name] for name in self.optics}
+
+    def _arrays(self, s: EndSpectrum) -> dict[str, NDArray[Any] | None]:
+        """energy_ev (n,), and (k, n) each: eps_im, eps_re, optical properties; None where Re(eps) is not known."""
+        arrays: dict[str, NDArray[Any] | None] = {"energy_ev": s.energy_ev, "eps_im": s.eps_im, "eps_re": s.eps_re}
+        if not self.optics or s.eps_re is None:
+            return arrays | dict.fromkeys(self.optics)
+        return arrays | {k: v.astype(np.float32) for k, v in optics(s.energy_ev, s.eps_re + 1j * s.eps_im).items()}
 
 
 class JsonFiles(_Files):
@@ -106,8 +121,8 @@ class JsonFiles(_Files):
 
     names = ("materials.json", "spectra.jsonl")
 
-    def __init__(self, folder: Path, campaign: str) -> None:
-        super().__init__(folder, campaign)
+    def __init__(self, folder: Path, campaign: str, with_optics: bool) -> None:
+        super().__init__(folder, campaign, with_optics)
         self._spectra = self.parts["spectra.jsonl"].open("w", encoding="utf-8")
 
     def table(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -116,10 +131,8 @@ class JsonFiles(_Files):
         self.parts["materials.json"].write_text(text, encoding="utf-8")
 
     def spectrum(self, spectrum: EndSpectrum) -> None:
-        s = spectrum
-        line = {**_names(s), "energy_ev": _numbers(s.energy_ev), "eps_im": [_numbers(row) for row in s.eps_im]}
-        line["eps_re"] = None if s.eps_re is None else [_numbers(row) for row in s.eps_re]
-        self._spectra.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        arrays = {k: None if array is None else _numbers(array) for k, array in self._arrays(spectrum).items()}
+        self._spectra.write(json.dumps(_names(spectrum) | arrays, ensure_ascii=False, allow_nan=False) + "\n")
 
     def _close(self) -> None:
         self._spectra.close()
@@ -130,14 +143,14 @@ class ParquetFiles(_Files):
 
     names = ("materials.parquet", "spectra.parquet")
 
-    def __init__(self, folder: Path, campaign: str) -> None:
+    def __init__(self, folder: Path, campaign: str, with_optics: bool) -> None:
         self._arrow, self._parquet = _library("pyarrow", "Parquet"), _library("pyarrow.parquet", "Parquet")
-        super().__init__(folder, campaign)
+        super().__init__(folder, campaign, with_optics)
         pa = self._arrow
         kinds = {TEXT: pa.string(), NUMBER: pa.float64(), WHOLE: pa.int64(), TRUTH: pa.bool_()}
         self._columns = pa.schema([(name, kinds[TYPES[name]]) for name in COLUMNS], metadata=self._about())
         numbers = pa.list_(pa.float32())
-        arrays = [("energy_ev", numbers), ("eps_im", pa.list_(numbers)), ("eps_re", pa.list_(numbers))]
+        arrays = [("energy_ev", numbers), *((k, pa.list_(numbers)) for k in ("eps_im", "eps_re", *self.optics))]
         texts = [(name, pa.string()) for name in ("material_id", "level", "origin", "source")]
         self._lines = pa.schema([*texts, ("components", pa.list_(pa.string())), *arrays], metadata=self._about())
         self._spectra = self._parquet.ParquetWriter(self.parts["spectra.parquet"], self._lines)
@@ -148,13 +161,8 @@ class ParquetFiles(_Files):
         self._parquet.write_table(table, self.parts["materials.parquet"])
 
     def spectrum(self, spectrum: EndSpectrum) -> None:
-        s = spectrum
-        arrays = {
-            "energy_ev": s.energy_ev,
-            "eps_im": list(s.eps_im),
-            "eps_re": None if s.eps_re is None else list(s.eps_re),
-        }
-        self._waiting.append(_names(s) | arrays)
+        arrays = {k: None if array is None else list(array) for k, array in self._arrays(spectrum).items()}
+        self._waiting.append(_names(spectrum) | arrays)
         if len(self._waiting) == _ROW_GROUP:
             self._flush()
 
@@ -171,14 +179,15 @@ class ParquetFiles(_Files):
 class Hdf5Files(_Files):
     """``campaign.h5``: /materials/COLUMN, (n,) each, and /spectra/MATERIAL/LEVEL with energy_ev, eps_im, eps_re.
 
-    What is not known is an empty text, NaN, or -1. A predicted spectrum lies under LEVEL_predicted.
+    Optical properties, where asked for, lie beside them. What is not known is an empty text, NaN, -1, or no array.
+    A predicted spectrum lies under LEVEL_predicted.
     """
 
     names = ("campaign.h5",)
 
-    def __init__(self, folder: Path, campaign: str) -> None:
+    def __init__(self, folder: Path, campaign: str, with_optics: bool) -> None:
         self._h5 = _library("h5py", "HDF5")
-        super().__init__(folder, campaign)
+        super().__init__(folder, campaign, with_optics)
         self._file = self._h5.File(self.parts["campaign.h5"], "w")
         self._file.attrs.update(self._about())
         self._file.create_group("spectra")
@@ -201,7 +210,7 @@ class Hdf5Files(_Files):
         level = f"{s.level}_predicted" if s.origin == "predicted" else s.level
         group = self._file["spectra"].require_group(s.material_id).create_group(level)
         group.attrs.update({"origin": s.origin, "source": s.source, "components": list(s.components)})
-        for name, array in (("energy_ev", s.energy_ev), ("eps_im", s.eps_im), ("eps_re", s.eps_re)):
+        for name, array in self._arrays(s).items():
             if array is not None:
                 group.create_dataset(name, data=np.asarray(array, dtype=np.float32), compression="gzip", shuffle=True)
 
@@ -228,6 +237,8 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}
 
 
-def _numbers(array: NDArray[Any]) -> list[float]:
-    """Nine digits, which name a float32 exactly."""
-    return [float(f"{x:.9g}") for x in array.tolist()]
+def _numbers(array: NDArray[Any]) -> list[Any]:
+    """Nine digits, which name a float32 exactly, row by row; null where it is not a number."""
+    if array.ndim > 1:
+        return [_numbers(row) for row in array]
+    return [float(f"{x:.9g}") if np.isfinite(x) else None for x in array.tolist()]

@@ -152,7 +152,7 @@ def _results(folder: Path) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("whom", "delays_s"),
     [
-        ("everyone", (4.0, 6.5)),
+        pytest.param("everyone", (4.0, 6.5), marks=pytest.mark.slow),
         pytest.param("the run alone", (4.0, 6.5), marks=pytest.mark.slow),
         pytest.param("everyone", (2.2, 2.7, 3.1, 3.4, 3.8, 4.1, 4.4, 4.9, 5.5, 6.3), marks=pytest.mark.slow),
     ],

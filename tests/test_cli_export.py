@@ -13,6 +13,7 @@ import pytest
 
 from fw_tasks.launch import open_campaign
 from selector.config import load_config
+from selector.optics import QUANTITIES, optics
 from selector.results import COLUMNS, recorded
 
 Run = Callable[..., tuple[int, str, str]]
@@ -107,6 +108,25 @@ def test_every_format_gives_back_table_and_spectra(selector: Run, replayed: Path
             assert np.array_equal(np.asarray(got[name], dtype=np.float32), getattr(s, name))
 
 
+@pytest.mark.parametrize("form", READERS)
+def test_optical_properties_stand_beside_the_spectra_when_asked_for(
+    selector: Run, replayed: Path, tmp_path: Path, form: str
+) -> None:
+    assert selector("export", tmp_path / "plain", "--format", form, "--config", replayed)[0] == 0
+    _, plain = READERS[form](tmp_path / "plain")
+    code, _, err = selector("export", tmp_path / "more", "--format", form, "--optics", "--config", replayed)
+    assert (code, err.strip()) == (0, "")
+    _, more = READERS[form](tmp_path / "more")
+    assert plain.keys() == more.keys()
+    for key, without in plain.items():
+        assert not set(QUANTITIES) & set(without)
+        s = {name: np.asarray(more[key][name], dtype=np.float32) for name in ("eps_re", "eps_im", *QUANTITIES)}
+        assert {v.shape for v in s.values()} == {np.shape(without["eps_im"])}
+        expected = optics(np.asarray(without["energy_ev"], dtype=np.float32), s["eps_re"] + 1j * s["eps_im"])
+        for name, values in expected.items():
+            np.testing.assert_allclose(s[name], values, rtol=1e-6, err_msg=name)
+
+
 def test_the_formats_agree(selector: Run, replayed: Path, tmp_path: Path) -> None:
     found = []
     for form, read in READERS.items():
@@ -122,7 +142,9 @@ def test_the_formats_agree(selector: Run, replayed: Path, tmp_path: Path) -> Non
 def test_predicted_spectra_come_with_what_is_to_be_expected_of_them(
     selector: Run, replayed: Path, tmp_path: Path
 ) -> None:
-    code, out, err = selector("export", tmp_path, "--predicted", "--config", replayed, "--device", "cpu", "--json")
+    code, out, err = selector(
+        "export", tmp_path, "--predicted", "--optics", "--config", replayed, "--device", "cpu", "--json"
+    )
     assert code == 0, err
     rows, spectra = read_json(tmp_path)
     assert json.loads(out)["spectra"] == len(spectra)
@@ -131,9 +153,11 @@ def test_predicted_spectra_come_with_what_is_to_be_expected_of_them(
     for row in predicted:
         s = spectra[row["material_id"], "rpa"]
         assert (s["origin"], s["components"], s["eps_re"]) == ("predicted", ["trace/3"], None)
+        assert {s[name] for name in QUANTITIES} == {None}
         assert s["source"] == row["spectrum_model_id"]
         assert np.shape(s["eps_im"]) == (1, 2001)
         assert row["sc_expected"] is None or 0.0 < row["sc_expected_low"] < row["sc_expected"] <= 1.0
+    assert f"{len(predicted)} predicted spectra have no optical properties" in err
     assert any(row["sc_expected"] is not None for row in predicted) or "no expected SC" in err
     left = {row["material_id"] for row in rows if row["status"] != "rejected" and row["rpa"] == "absent"}
     assert not left or "no input" in err
@@ -172,6 +196,7 @@ def test_options_that_do_not_go_together_are_named(selector: Run, replayed: Path
     for arguments, words in (
         (("--labels", tmp_path), "--labels goes with --format ht-rpa"),
         (("--format", "ht-rpa", "--predicted"), "are for a campaign"),
+        (("--format", "ht-rpa", "--optics"), "are for a campaign"),
         (("--spectrum-model", tmp_path), "goes with --predicted"),
     ):
         code, _, err = selector("export", tmp_path / "out", "--config", replayed, *arguments)

@@ -82,6 +82,7 @@ def test_a_map_of_structure_files(selector: Run, folder: Path, labels: list[Labe
     assert {s["material_id"] for s in drawn["map"]["predicted"]} == set(points)
 
 
+@pytest.mark.slow
 def test_a_map_of_a_campaign_and_in_its_report(
     selector: Run, folder: Path, labels: list[Label], spectrum_models: None
 ) -> None:

@@ -47,6 +47,7 @@ def test_the_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.M)
 
 
+@pytest.mark.slow
 @pytest.mark.gpaw
 def test_the_tour_runs_as_it_stands(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fw_tasks.engines.base import Calculation
+from selector.optics import optics
 from selector.spectra import ENERGY_EV
 
 
@@ -14,15 +17,20 @@ def calculation_to_json(material_id: str, formula: str, calculation: Calculation
     ``sc`` (null without both levels), ``eps_static`` {level: Re eps at 0 eV}, ``gap_ev``, ``n_g``, ``cpu_s``,
     ``wall_s``, ``engine``, ``version``, ``settings``, ``settings_hash``, and ``spectra``: ``energy_ev`` and
     ``<level>_im``, ``<level>_re``, 2001 numbers each, traces / 3 on 0-20 eV. ``directions`` holds the same with
-    the field along x, y, z: ``<level>_im``, ``<level>_re``, 3 x 2001.
+    the field along x, y, z: ``<level>_im``, ``<level>_re``, 3 x 2001. ``optics`` holds what follows from the traces / 3
+    (`selector.optics.Optics`), 2001 numbers each: ``<level>_n``, ``<level>_k``, ``<level>_absorption_per_cm``,
+    ``<level>_reflectivity``, ``<level>_loss``.
     """
     found = {level: spectrum.on_grid(ENERGY_EV) for level, spectrum in calculation.spectra.items()}
     means = {level: spectrum.mean for level, spectrum in found.items()}
     spectra: dict[str, list[float]] = {"energy_ev": ENERGY_EV.tolist()}
     directions: dict[str, list[list[float]]] = {}
+    properties: dict[str, list[float | None]] = {}
     for level, spectrum in found.items():
         spectra |= {f"{level}_im": means[level].imag.tolist(), f"{level}_re": means[level].real.tolist()}
         directions |= {f"{level}_im": spectrum.eps.imag.tolist(), f"{level}_re": spectrum.eps.real.tolist()}
+        of_mean = optics(ENERGY_EV, means[level]).items()
+        properties |= {f"{level}_{k}": [x if np.isfinite(x) else None for x in v.tolist()] for k, v in of_mean}
     return {
         "material_id": material_id,
         "formula": formula,
@@ -38,4 +46,5 @@ def calculation_to_json(material_id: str, formula: str, calculation: Calculation
         "settings_hash": calculation.settings_hash,
         "spectra": spectra,
         "directions": directions,
+        "optics": properties,
     }

@@ -48,6 +48,14 @@ def export(
     spectrum_model: Annotated[
         Path | None, typer.Option(help="Spectrum model of level rpa for --predicted (default: the one that ships).")
     ] = None,
+    optics: Annotated[
+        bool,
+        typer.Option(
+            "--optics",
+            help="Also refractive index, extinction, absorption, reflectivity, loss; not of predicted spectra, "
+            "which are Im(eps) alone.",
+        ),
+    ] = False,
     labels: LabelFolder = None,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -56,13 +64,13 @@ def export(
     if labels is not None and form is not Format.HT_RPA:
         raise UsageError("--labels goes with --format ht-rpa; the other formats are of a campaign")
     if form is Format.HT_RPA:
-        if predicted or spectrum_model is not None:
-            raise UsageError("--predicted and --spectrum-model are for a campaign: choose json, parquet or hdf5")
+        if predicted or optics or spectrum_model is not None:
+            raise UsageError("--predicted, --spectrum-model, --optics are for a campaign: choose json, parquet or hdf5")
         _export_labels(out, labels, as_json)
         return
     if spectrum_model is not None and not predicted:
         raise UsageError("--spectrum-model goes with --predicted")
-    _export_campaign(out, form, config_file, predicted, spectrum_model, device, as_json)
+    _export_campaign(out, form, config_file, predicted, spectrum_model, optics, device, as_json)
 
 
 def _export_labels(out: Path, labels: Path | None, as_json: bool) -> None:
@@ -78,7 +86,14 @@ def _export_labels(out: Path, labels: Path | None, as_json: bool) -> None:
 
 
 def _export_campaign(
-    out: Path, form: Format, config_file: Path, predicted: bool, spectrum_model: Path | None, device: str, as_json: bool
+    out: Path,
+    form: Format,
+    config_file: Path,
+    predicted: bool,
+    spectrum_model: Path | None,
+    optics: bool,
+    device: str,
+    as_json: bool,
 ) -> None:
     from fw_tasks.launch import open_campaign
     from selector import results
@@ -86,8 +101,8 @@ def _export_campaign(
 
     campaign = open_campaign(load_config(config_file))
     model = _rpa_model(spectrum_model) if predicted else None
-    rows, n_spectra = results.endings(campaign.store), 0
-    with writer(form, out, campaign.config.campaign) as files, progress("writing spectra") as bar:
+    rows, n_spectra, n_without = results.endings(campaign.store), 0, 0
+    with writer(form, out, campaign.config.campaign, optics) as files, progress("writing spectra") as bar:
         task = bar.add_task("", total=None)
         for spectrum in results.recorded(campaign.store):
             files.spectrum(spectrum)
@@ -96,9 +111,15 @@ def _export_campaign(
         for spectrum in _predict(campaign.store, rows, model, device) if model else ():
             files.spectrum(spectrum)
             n_spectra += 1
+            n_without += spectrum.eps_re is None
             bar.update(task, completed=n_spectra)
         # The table comes last: it says which spectra there are.
         files.table(rows)
+    if optics and n_without:
+        errors.print(
+            f"selector: warning: {n_without} predicted spectra have no optical properties: a model predicts Im(eps) "
+            "alone, and Re(eps) does not follow from 0-20 eV"
+        )
     if as_json:
         print_json({"materials": len(rows), "spectra": n_spectra, "files": list(files.paths.values())})
         return

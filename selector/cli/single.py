@@ -21,7 +21,7 @@ from selector.files import make_writable, write_text_atomically
 
 def compute(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A CIF, POSCAR or JSON file.")],
-    out: Annotated[Path, typer.Option(help="JSON file for SC, static limits, gap, costs, settings and both spectra.")],
+    out: Annotated[Path, typer.Option(help="JSON file for SC, gap, costs, settings, both spectra and their optics.")],
     engine: Annotated[str, typer.Option(help="The engine: gpaw, qe_yambo, or replay for known labels.")] = "gpaw",
     preset: Annotated[str | None, typer.Option(help="Its settings: smoke, standard or tight.")] = None,
     option: Annotated[

@@ -6,7 +6,6 @@ so that the page decides between light and dark.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
 from itertools import cycle, islice
 from typing import Any
@@ -21,8 +20,6 @@ from selector.report.tables import format_cpu_h, format_sc, is_number
 
 BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
 GREY = "#8a8f98"
-SPECTRUM_STEP_EV = 0.05
-MAX_SPECTRA = 500
 _MAX_LEDGER_POINTS = 2000
 _MAX_NAMES = 8
 _AXIS = {
@@ -224,52 +221,3 @@ def burn_down(record: CampaignRecord) -> go.Figure | None:
 def _ledger_hover(entry: dict[str, Any]) -> str:
     what = entry["material_id"] or entry.get("purpose")
     return f"{escape(str(entry['event']))} {format_cpu_h(entry['cpu_h'])} for {escape(str(what))}"
-
-
-def spectra_frame(height: int = 390) -> go.Figure:
-    """Axes and style of the spectra; the page fills in the material that is picked."""
-    fig = go.Figure()
-    fig.add_scatter(x=[], y=[], name="IPA", line={"color": BLUE, "width": 2})
-    fig.add_scatter(
-        x=[], y=[], name="RPA (with local fields)", line={"color": VERMILLION, "width": 2},
-        fill="tonexty", fillcolor="rgba(138,143,152,0.22)",
-    )  # fmt: skip
-    style(fig, height)
-    fig.update_traces(mode="lines", hovertemplate="%{y:.3g}<extra>%{fullData.name}</extra>")
-    fig.update_layout(
-        hovermode="x unified", legend={"x": 0.99, "xanchor": "right", "y": 0.98, "yanchor": "top"}, margin_t=30
-    )
-    fig.update_xaxes(title_text="Energy (eV)", hoverformat=".2f")
-    fig.update_yaxes(title_text="Im ε (trace / 3)", rangemode="tozero")
-    return fig
-
-
-def thin_spectra(record: CampaignRecord) -> list[dict[str, Any]]:
-    """The `MAX_SPECTRA` computed materials of lowest SC, their spectra on a 0.05 eV grid with four significant digits.
-
-    Returns
-    -------
-    list of dict
-        material_id, formula, sc, start_ev, step_ev, ipa, rpa (lists of Im(eps), trace / 3), the lowest SC first.
-    """
-    known = {material_id: s["sc"] if is_number(s["sc"]) else np.inf for material_id, s in record.spectra.items()}
-    thin = []
-    for material_id in sorted(known, key=lambda m: known[m])[:MAX_SPECTRA]:
-        s = record.spectra[material_id]
-        about = {"material_id": material_id, "formula": s["formula"], "sc": _significant(known[material_id], 4)}
-        thin.append(about | thin_spectrum(s, SPECTRUM_STEP_EV, 4))
-    return thin
-
-
-def thin_spectrum(spectrum: Mapping[str, Any], step_ev: float, digits: int) -> dict[str, Any]:
-    """Both levels (energy_ev, ipa_im, rpa_im) on a coarser grid: start_ev, step_ev, ipa, rpa."""
-    energy = np.asarray(spectrum["energy_ev"], dtype=np.float64)
-    grid = np.arange(energy[0], energy[-1] + 1e-6, step_ev)
-    curves = {k: np.interp(grid, energy, spectrum[f"{k}_im"]) for k in ("ipa", "rpa")}
-    return {"start_ev": round(float(grid[0]), 6), "step_ev": step_ev} | {
-        k: [_significant(v, digits) for v in curve] for k, curve in curves.items()
-    }
-
-
-def _significant(x: float, digits: int) -> float | None:
-    return float(f"{x:.{digits}g}") if np.isfinite(x) else None

@@ -1,7 +1,7 @@
 "use strict";
 // The map: the material that is pointed at, or was clicked, stands beside it with both spectra.
 (() => {
-  const { payload, drawn } = report;
+  const { payload, drawn, numbers } = report;
   const plot = drawn.get("map");
   if (!plot) return;
   const side = drawn.get("map-spectra");
@@ -40,10 +40,11 @@
     if (p.out_of_domain) said.push("unlike every crystal the model has learned from");
     text("map-sc", said.join(" · "));
     text("map-source", source(p));
-    const s = computed.get(p.material_id) ?? predicted.get(p.material_id) ?? { ipa: [], rpa: [] };
-    const energy = s.ipa.map((_, i) => s.start_ev + i * s.step_ev);
+    const s = computed.get(p.material_id) ?? predicted.get(p.material_id) ?? { ipa_im: "", rpa_im: "" };
+    const [ipa, rpa] = [numbers(s.ipa_im), numbers(s.rpa_im)];
+    const energy = ipa.map((_, i) => s.start_ev + i * s.step_ev);
     const dash = computed.has(p.material_id) ? "solid" : "dash";
-    Plotly.restyle(side, { x: [energy, energy], y: [s.ipa, s.rpa], "line.dash": dash });
+    Plotly.restyle(side, { x: [energy, energy], y: [ipa, rpa], "line.dash": dash });
     Plotly.relayout(side, { "xaxis.range": [0, 20], "yaxis.autorange": true });
     const [x, y] = where.get(index);
     Plotly.restyle(plot, { x: [[x]], y: [[y]] }, [ring]);

@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from selector.report import figures
+from selector.report import figures, spectra_panel
 from selector.report.record import MaterialMap
 from selector.report.tables import format_sc, is_number
 
 PREDICTED_STEP_EV = 0.1
-_PREDICTED_DIGITS = 3
 
 
 def map_figures(drawn: MaterialMap) -> dict[str, go.Figure]:
     """The figures "map" and "map-spectra"; none where the map has no point."""
-    return {"map": _scatter(drawn), "map-spectra": figures.spectra_frame(height=300)} if drawn.points else {}
+    return {"map": _scatter(drawn), "map-spectra": spectra_panel.spectra_frame(height=300)} if drawn.points else {}
 
 
 def map_payload(drawn: MaterialMap, computed: Collection[str]) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def map_payload(drawn: MaterialMap, computed: Collection[str]) -> dict[str, Any]
     return {
         "points": [{k: float(f"{v:.4g}") if isinstance(v := p[k], float) else v for k in keys} for p in drawn.points],
         "predicted": [
-            {"material_id": k} | figures.thin_spectrum(s, PREDICTED_STEP_EV, _PREDICTED_DIGITS)
+            {"material_id": k} | spectra_panel.thin_spectrum(s, PREDICTED_STEP_EV)
             for k, s in drawn.predicted_spectra.items()
             if k not in computed
         ],

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { payload, drawn } = report;
+  const { payload, drawn, numbers } = report;
 
   const select = document.getElementById("material");
   if (select) {
@@ -9,13 +9,23 @@
     for (const s of payload.spectra) {
       select.add(new Option(`${s.formula} · ${s.material_id} · SC ${s.sc?.toFixed(3) ?? "not recorded"}`, s.material_id));
     }
+    const choice = document.getElementById("quantity");
+    for (const [key, q] of Object.entries(quantities)) choice.add(new Option(q.name, key));
     const show = () => {
       const s = byId.get(select.value);
-      const energy = s.ipa.map((_, i) => s.start_ev + i * s.step_ev);
-      Plotly.restyle(plot, { x: [energy, energy], y: [s.ipa, s.rpa] });
+      const q = quantities[choice.value];
+      const curves = ["ipa", "rpa"].map((level) => {
+        const [re, im] = [numbers(s[`${level}_re`]), numbers(s[`${level}_im`])];
+        return im.map((x, i) => (x === null || re[i] === null ? null : q.of(re[i], x, s.start_ev + i * s.step_ev)));
+      });
+      const energy = curves[0].map((_, i) => s.start_ev + i * s.step_ev);
+      // Only between Im ε does the area mean something: SC.
+      const fill = choice.value === "im" ? "tonexty" : "none";
+      Plotly.restyle(plot, { x: [energy, energy], y: curves, fill: ["none", fill] });
       Plotly.relayout(plot, {
         "xaxis.range": [energy[0], energy[energy.length - 1]],
         "yaxis.autorange": true,
+        "yaxis.title.text": q.title,
       });
       document.getElementById("picked").textContent = `${select.selectedIndex + 1} of ${select.length}, lowest SC first`;
     };
@@ -30,6 +40,7 @@
       show();
     };
     select.addEventListener("change", show);
+    choice.addEventListener("change", show);
     document.getElementById("previous").addEventListener("click", () => move(-1));
     document.getElementById("next").addEventListener("click", () => move(1));
     document.getElementById("decisions").addEventListener("click", (event) => {

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from selector.report import figures
+from selector.report import figures, spectra_panel
 from selector.report.material_map import map_figures, map_payload
 from selector.report.record import CampaignRecord, MaterialMap, utc
 from selector.report.tables import format_cpu_h, format_sc, is_number
@@ -30,10 +30,10 @@ def render_page(record: CampaignRecord) -> str:
         "distribution": figures.sc_distribution(record),
         "parity": figures.parity(record),
         "burndown": figures.burn_down(record),
-        "spectra": figures.spectra_frame() if record.spectra else None,
+        "spectra": spectra_panel.spectra_frame() if record.spectra else None,
         **(map_figures(record.map) if record.map else {}),
     }
-    spectra = figures.thin_spectra(record)
+    spectra = spectra_panel.thin_spectra(record)
     with_spectra = {s["material_id"] for s in spectra}
     payload = {
         "figures": _plain(drawn),
@@ -44,7 +44,7 @@ def render_page(record: CampaignRecord) -> str:
     rows = record.sorted_decisions()
     return _render(
         "page.html.j2",
-        ("plots.js", "map.js", "page.js"),
+        ("plots.js", "map.js", "optics.js", "page.js"),
         payload,
         summary=record.summary,
         tally=_tally(record),
@@ -70,7 +70,7 @@ def render_map(drawn: MaterialMap, name: str, record: CampaignRecord | None = No
     name : what is shown, for the heading
     record : the campaign whose computed spectra are shown; None for crystals outside a campaign
     """
-    spectra = figures.thin_spectra(record) if record else []
+    spectra = spectra_panel.thin_spectra(record) if record else []
     payload = {
         "figures": _plain(map_figures(drawn)),
         "spectra": spectra,

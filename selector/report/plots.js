@@ -24,6 +24,17 @@ const report = (() => {
     for (const plot of drawn.values()) Plotly.relayout(plot, recolour(plot.layout, inks(light)));
   }
 
+  // Half-precision floats in base64, as spectra_panel.py packs them; null where there is no number.
+  function numbers(packed) {
+    const bytes = new DataView(Uint8Array.from(atob(packed), (c) => c.charCodeAt(0)).buffer);
+    return Array.from({ length: bytes.byteLength / 2 }, (_, i) => {
+      const bits = bytes.getUint16(2 * i, true);
+      const [sign, exponent, fraction] = [bits >> 15 ? -1 : 1, (bits >> 10) & 31, bits & 1023];
+      if (exponent === 31) return null;
+      return sign * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : 2 ** -24 * fraction);
+    });
+  }
+
   for (const [name, figure] of Object.entries(payload.figures)) {
     const plot = document.getElementById(`plot-${name}`);
     Plotly.newPlot(plot, figure.data, figure.layout, {
@@ -42,5 +53,5 @@ const report = (() => {
   });
   addEventListener("afterprint", () => paint());
 
-  return { payload, drawn };
+  return { payload, drawn, numbers };
 })();

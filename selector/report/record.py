@@ -86,8 +86,8 @@ class CampaignRecord:
         time, event ("reserve", "settle", "refund"), material_id, cpu_h, and the totals after the event, spent_cpu_h and
         reserved_cpu_h.
     spectra : dict
-        material_id -> formula, sc, energy_ev (n,) in eV, ipa_im (n,), rpa_im (n,): Im(eps), trace / 3; only what was
-        computed.
+        material_id -> formula, sc, energy_ev (n,) in eV, ipa_im, ipa_re, rpa_im, rpa_re, (n,) each: Im and Re(eps),
+        trace / 3; only what was computed.
     events : list of dict
         time, kind, message.
     map : MaterialMap, or None where none was asked for.

@@ -19,6 +19,7 @@ def latent() -> np.ndarray:
     return np.concatenate([rng.normal(size=(40, 12)) + 8 * np.eye(12)[k] for k in range(3)])
 
 
+@pytest.mark.slow
 def test_groups_stay_together_and_the_same_input_gives_the_same_map(latent):
     xy = lay_out(latent)
     assert xy.shape == (120, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from base64 import b64decode
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
@@ -50,8 +51,10 @@ def real_labels(n: int) -> list[dict]:
             omega, ipa, rpa, start = z["omega"], z["ipa"], z["rpa"], z["start"]
             for i, meta in enumerate(json.loads(str(z["meta"]))):
                 part = slice(start[i], start[i + 1])
-                spectra = [Spectrum(omega[part].astype(float), eps[:, part]).on_grid().mean.imag for eps in (ipa, rpa)]
-                labels[meta["mat_id"]] = meta | {"ipa_im": spectra[0], "rpa_im": spectra[1]}
+                levels = {"ipa": ipa[:, part], "rpa": rpa[:, part]}
+                means = {k: Spectrum(omega[part].astype(float), eps).on_grid().mean for k, eps in levels.items()}
+                curves = {f"{k}_im": v.imag for k, v in means.items()} | {f"{k}_re": v.real for k, v in means.items()}
+                labels[meta["mat_id"]] = meta | curves
     first = labels.pop("agm002763063")
     return [first, *(labels[k] for k in sorted(labels)[: n - 1])]
 
@@ -96,9 +99,8 @@ def fabricate(labels: list[dict], seed: int = 7) -> CampaignRecord:
                 row["sc_computed"] = m["sc"]
                 keys = ("material_id", "formula", "model_id", "sc_pred", "sc_lo", "sc_hi", "sc_computed")
                 predictions.append({k: row[k] for k in keys} | {"model_round": model_round})
-                spectra[m["mat_id"]] = {k: m[k] for k in ("formula", "sc", "ipa_im", "rpa_im")} | {
-                    "energy_ev": ENERGY_EV
-                }
+                shown = ("formula", "sc", "ipa_im", "ipa_re", "rpa_im", "rpa_re")
+                spectra[m["mat_id"]] = {k: m[k] for k in shown} | {"energy_ev": ENERGY_EV}
             outcome = "TimedOut" if failed else f"SC {m['sc']:.3f}"
             message = f"{m['mat_id']}: {outcome}, {cost:.4f} CPU-h"
             events.append({"time": ledger[-1]["time"], "kind": row["status"], "message": message})
@@ -131,6 +133,11 @@ def fabricate(labels: list[dict], seed: int = 7) -> CampaignRecord:
         for r in range(3)
     ]  # fmt: skip
     return CampaignRecord(summary, decisions, predictions, rounds, ledger, spectra, events)
+
+
+def unpacked(curve: str) -> np.ndarray:
+    """A curve as the page holds it."""
+    return np.frombuffer(b64decode(curve), "<f2").astype(float)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

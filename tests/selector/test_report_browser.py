@@ -10,14 +10,16 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fabricated import HOSTILE, N_COMPUTED, scattered
+from fabricated import HOSTILE, N_COMPUTED, scattered, unpacked
 
+from selector.optics import QUANTITIES, optics
 from selector.report import (
     write_report,
 )
-from selector.report.figures import thin_spectra
 from selector.report.page import formula_html, render_map, render_page
+from selector.report.spectra_panel import thin_spectra
 
 
 def dump_dom(path: Path, profile: Path) -> str:
@@ -89,7 +91,55 @@ def test_a_user_sorts_filters_and_picks_a_spectrum(record, tmp_path):
     assert said["shown"] == f"1 of {len(record.decisions)}"
     second = thin_spectra(record)[1]
     assert said["picked"] == second["material_id"]
-    assert said["rpa"] == second["rpa"][:50]
+    assert said["rpa"] == unpacked(second["rpa_im"])[:50].tolist()
+
+
+CHOSEN = """<script>
+const plot = document.getElementById("plot-spectra"), choice = document.getElementById("quantity");
+const first = { fill: plot.data[1].fill, title: plot.layout.yaxis.title.text };
+const said = { chosen: choice.value, first, shown: {} };
+for (const key of [...choice.options].map((o) => o.value)) {
+  choice.value = key;
+  choice.dispatchEvent(new Event("change"));
+  said.shown[key] = { curves: plot.data.map((trace) => [...trace.y]), energy: [...plot.data[0].x],
+    fill: plot.data[1].fill, title: plot.layout.yaxis.title.text };
+}
+document.getElementById("next").click();
+said.kept = [...plot.data[1].y];
+document.body.append(Object.assign(document.createElement("pre"), { id: "said", textContent: JSON.stringify(said) }));
+</script></body>"""
+
+
+@pytest.mark.chromium
+def test_a_user_chooses_a_quantity_and_sees_what_python_computes(record, tmp_path):
+    page = tmp_path / "chosen.html"
+    page.write_text(render_page(record).replace("</body>", CHOSEN), encoding="utf-8")
+    said = json.loads(
+        html.unescape(re.search(r'<pre id="said">(.*?)</pre>', dump_dom(page, tmp_path / "profile")).group(1))
+    )
+    assert (said["chosen"], said["first"]) == ("im", {"fill": "tonexty", "title": "Im ε (trace / 3)"})
+    assert list(said["shown"]) == ["im", "re", *QUANTITIES]
+    assert {key for key, s in said["shown"].items() if s["fill"] == "tonexty"} == {"im"}
+    assert len({s["title"] for s in said["shown"].values()}) == len(said["shown"])
+
+    def by_python(thin, level):
+        eps = unpacked(thin[f"{level}_re"]) + 1j * unpacked(thin[f"{level}_im"])
+        energy = thin["start_ev"] + thin["step_ev"] * np.arange(len(eps))
+        return energy, {"im": eps.imag, "re": eps.real, **dict(optics(energy, eps).items())}
+
+    first, second, *_ = thin_spectra(record)
+    for key, s in said["shown"].items():
+        for level, curve in zip(("ipa", "rpa"), s["curves"], strict=True):
+            energy, expected = by_python(first, level)
+            np.testing.assert_allclose(s["energy"], energy, rtol=1e-12)
+            np.testing.assert_allclose(curve, expected[key], rtol=1e-9, atol=1e-12, err_msg=key)
+        # Half precision and a grid of 0.05 eV show what the record holds.
+        whole = record.spectra[first["material_id"]]
+        exact = optics(whole["energy_ev"], whole["rpa_re"] + 1j * whole["rpa_im"])
+        full = {"im": whole["rpa_im"], "re": whole["rpa_re"], **dict(exact.items())}[key][::5]
+        np.testing.assert_allclose(s["curves"][1], full, rtol=2e-3, atol=2e-3 * abs(full).max(), err_msg=key)
+    # Another material keeps the quantity.
+    np.testing.assert_allclose(said["kept"], by_python(second, "rpa")[1]["loss"], rtol=1e-9, atol=1e-12)
 
 
 LOOKED_AT = """<script>
@@ -131,7 +181,7 @@ def test_a_user_looks_at_materials_on_the_map(record, tmp_path):
     assert f"SC computed {lowest['sc_computed']:.3f}" in said["first"]["sc"]
     assert said["first"]["ring"] == [lowest["x"]]
     thin = next(s for s in thin_spectra(record) if s["material_id"] == lowest["material_id"])
-    assert said["first"]["rpa"] == thin["rpa"][:50]
+    assert said["first"]["rpa"] == unpacked(thin["rpa_im"])[:50].tolist()
     p = drawn.points[predicted]
     assert (said["predicted"]["id"], said["predicted"]["dash"]) == (p["material_id"], "dash")
     assert "predicted from the structure" in said["predicted"]["source"]

@@ -6,12 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from fabricated import BUDGET_CPU_H, N_COMPUTED, N_KEPT, THRESHOLD
+from fabricated import BUDGET_CPU_H, N_COMPUTED, N_KEPT, THRESHOLD, unpacked
 
 from selector.report import (
     CampaignRecord,
 )
-from selector.report.figures import burn_down, parity, sc_distribution, thin_spectra
+from selector.report.figures import burn_down, parity, sc_distribution
+from selector.report.spectra_panel import half_floats, thin_spectra
 from selector.spectra import similarity
 
 
@@ -69,11 +70,22 @@ def test_thinned_spectra_still_carry_their_sc(record):
     thin = thin_spectra(record)
     assert [s["sc"] for s in thin] == sorted(s["sc"] for s in thin)
     for s in thin:
-        energy = s["start_ev"] + s["step_ev"] * np.arange(len(s["ipa"]))
+        ipa, rpa = unpacked(s["ipa_im"]), unpacked(s["rpa_im"])
+        energy = s["start_ev"] + s["step_ev"] * np.arange(len(ipa))
         assert energy[-1] == pytest.approx(20.0)
-        # A broadening of 0.3 eV leaves nothing between grid points 0.05 eV apart; four digits keep SC to 1e-3.
-        sc = similarity(np.array(s["rpa"]), np.array(s["ipa"]), energy)
+        # A broadening of 0.3 eV leaves nothing between grid points 0.05 eV apart; half precision keeps SC to 1e-3.
+        sc = similarity(rpa, ipa, energy)
         assert sc == pytest.approx(record.spectra[s["material_id"]]["sc"], abs=1e-3)
+
+
+def test_the_page_holds_re_and_im_to_half_precision(record):
+    for s in thin_spectra(record):
+        for curve in ("ipa_im", "ipa_re", "rpa_im", "rpa_re"):
+            whole = record.spectra[s["material_id"]][curve][::5]
+            np.testing.assert_allclose(unpacked(s[curve]), whole, rtol=2**-11, atol=2**-25)
+    # Four curves take no more room than two did as decimal numbers of four digits.
+    assert sum(len(v) for v in s.values() if isinstance(v, str)) < 4500
+    assert unpacked(half_floats([1e6, -0.1])).tolist() == [np.inf, float(np.float16(-0.1))]
 
 
 def test_a_spectrum_whose_sc_is_not_recorded_yet_comes_last(record):

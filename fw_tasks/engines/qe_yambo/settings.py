@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from selector.errors import UsageError
+from fw_tasks.engines.presets import resolve
 
 KCAL_MOL_IN_RY = 0.0031872022
 Cutoffs = Annotated[
@@ -82,21 +82,5 @@ PRESETS: dict[str, QEYamboSettings] = {
 
 
 def resolve_settings(preset: str, changes: Mapping[str, Any] | None = None) -> QEYamboSettings:
-    """A preset's settings, some of them changed.
-
-    Raises
-    ------
-    UsageError
-        Unknown preset, unknown key, or a value out of range.
-    """
-    if preset not in PRESETS:
-        raise UsageError(f"qe_yambo has no preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    if not changes:
-        return PRESETS[preset]
-    try:
-        return QEYamboSettings(**PRESETS[preset].model_dump() | {"name": f"{preset}-changed"} | dict(changes))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "ladder"
-        known = ", ".join(QEYamboSettings.model_fields)
-        raise UsageError(f"qe_yambo settings: {key}: {first['msg']} (settings are {known})") from error
+    """A preset's settings, some of them changed; errors as :func:`fw_tasks.engines.presets.resolve`."""
+    return resolve("qe_yambo", PRESETS, preset, changes)

@@ -11,6 +11,7 @@ from fw_tasks.engines.as_json import calculation_to_json
 from fw_tasks.engines.base import Calculation
 from fw_tasks.engines.replay import ReplayEngine
 from models.labels import load_labels
+from selector.optics import QUANTITIES
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,18 @@ def test_keys_and_values(calculation: Calculation) -> None:
     assert [document["eps_static"][k] for k in ("ipa", "rpa")] == pytest.approx(recorded, abs=1e-4)
 
 
+def test_optics_are_those_of_the_traces(calculation: Calculation) -> None:
+    document = json.loads(json.dumps(calculation_to_json("x", "RbF3", calculation), allow_nan=False))
+    assert set(document["optics"]) == {f"{level}_{name}" for level in ("ipa", "rpa") for name in QUANTITIES}
+    for level in ("ipa", "rpa"):
+        n, k = (np.array(document["optics"][f"{level}_{name}"]) for name in ("n", "k"))
+        spectra = {part: np.array(document["spectra"][f"{level}_{part}"]) for part in ("re", "im")}
+        np.testing.assert_allclose((n + 1j * k) ** 2, spectra["re"] + 1j * spectra["im"], rtol=1e-12, atol=1e-12)
+
+
 def test_one_level_has_no_sc(calculation: Calculation) -> None:
     alone = Calculation(**{**calculation.__dict__, "spectra": {"ipa": calculation.spectra["ipa"]}})
     document = calculation_to_json("x", "RbF3", alone)
     assert document["sc"] is None
     assert set(document["spectra"]) == {"energy_ev", "ipa_im", "ipa_re"}
+    assert {key.split("_")[0] for key in document["optics"]} == {"ipa"}
