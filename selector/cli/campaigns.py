@@ -120,7 +120,7 @@ def run(
 
     config, campaign = _open(config_file)
     n = workers or max(1, min(config.max_in_flight // config.cores_per_job, os.cpu_count() or 1))
-    happened, finished = Feed(now()), False
+    happened, finished, lost = Feed(now()), False, False
     # Before any worker lives: this step puts right what an interrupted run left half done.
     campaign.step()
     with (
@@ -129,6 +129,8 @@ def run(
     ):
         while not finished:
             try:
+                if lost:
+                    campaign, lost = open_campaign(config), False
                 # Rockets advance the campaign themselves; this asks in case one of them died before it could.
                 state = campaign.step().state
                 finished = state in AT_REST and not campaign.store.count(*IN_FLIGHT)
@@ -137,9 +139,11 @@ def run(
                     live.console.print(views.event_line(event))
                 time.sleep(1.0)
             except AutoReconnect:
-                errors.print("selector: the database does not answer; connecting again")
+                # It may be away for long, as a MongoDB that is being moved; the rockets wait for it, too.
+                if not lost:
+                    errors.print("selector: the database does not answer; connecting again until it does")
+                lost = True
                 time.sleep(2.0)
-                campaign = open_campaign(config)
             local.check()
     if as_json:
         print_json(views.status_json(campaign.store))
