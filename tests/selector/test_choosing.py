@@ -12,6 +12,7 @@ import rehearsal
 from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.database import Database
+from users_policy import UsersPolicy
 
 from selector.budgeting import MIN_WALL_S, IpaFirst, learn_costs
 from selector.choosing import Choice, Pending, choose, plan, rank
@@ -19,7 +20,6 @@ from selector.config import CampaignConfig, PolicyConfig, load_config
 from selector.costs import CostModel
 from selector.errors import SelectorError, UsageError
 from selector.policies import POLICIES, get_policy
-from selector.pool import Pool
 from selector.predictions import latent_vectors, prior, to_documents
 
 KNOWN = CostModel.learn([], engine_log_sd=0.2)
@@ -319,27 +319,6 @@ def test_settings_of_the_policy_have_their_range(tmp_path: Path, key: str, value
         load_config(file)
 
 
-class Broken:
-    """A user's policy that returns what may not be dispatched."""
-
-    name = "mine"
-    draws_at_random = False
-
-    def __init__(self, answer: Any) -> None:
-        self.answer = answer
-
-    def rank(self, pool: Pool, threshold: float, rng: np.random.Generator, n: int) -> Any:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer(len(pool)) if callable(self.answer) else self.answer
-
-    def reason(self, pool: Pool, index: int, threshold: float) -> str:
-        raise RuntimeError("no words")
-
-    def skip_reason(self, pool: Pool, index: int, threshold: float) -> str:
-        return "not now"
-
-
 @pytest.mark.parametrize(
     ("answer", "what"),
     [
@@ -357,7 +336,7 @@ def test_a_bad_policy_leaves_the_campaign_unharmed(
 ) -> None:
     campaign, dispatcher = rehearsal.begin(database, tmp_path, max_in_flight=3)
     campaign.add([rehearsal.crystal(f"x{i}", 0.5 + 0.02 * i) for i in range(6)], [])
-    good, campaign.policy = campaign.policy, Broken(answer)
+    good, campaign.policy = campaign.policy, UsersPolicy(answer, RuntimeError("no words"))
     before = rehearsal.remembered(database)
     with pytest.raises(SelectorError, match=f"policy 'mine' .*{what}") as error:
         campaign.step()

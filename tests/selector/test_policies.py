@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from users_policy import UsersPolicy
 
 from selector import policies
 from selector.config import PolicyConfig
@@ -325,30 +326,9 @@ def test_a_policy_cannot_write_into_the_pool() -> None:
     mean[0] = 0.3  # the caller's own array stays writable
 
 
-class Own:
-    """A user's policy, which returns what it was given."""
-
-    name = "mine"
-    draws_at_random = False
-
-    def __init__(self, answer: Any) -> None:
-        self.answer = answer
-
-    def rank(self, pool: Pool, threshold: float, rng: np.random.Generator, n: int) -> Any:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-    def reason(self, pool: Pool, index: int, threshold: float) -> str:
-        return "because"
-
-    def skip_reason(self, pool: Pool, index: int, threshold: float) -> str:
-        return "because not"
-
-
 @pytest.mark.parametrize("answer", [[], [2], [0, 1], np.array([1, 0]), (2, 0), np.array([1], dtype=np.int32)])
 def test_any_list_of_indices_will_do(answer: Any) -> None:
-    found = checked_rank(Own(answer), pool_of([0.1, 0.2, 0.3]), 0.75, np.random.default_rng(0), 2)
+    found = checked_rank(UsersPolicy(answer), pool_of([0.1, 0.2, 0.3]), 0.75, np.random.default_rng(0), 2)
     assert found.dtype == np.intp
     assert found.tolist() == list(answer)
 
@@ -372,7 +352,7 @@ def test_any_list_of_indices_will_do(answer: Any) -> None:
 )
 def test_what_else_a_policy_returns_is_its_mistake(answer: Any, what: str) -> None:
     with pytest.raises(SelectorError, match=rf"^policy 'mine' .*{what}.*") as error:
-        checked_rank(Own(answer), pool_of([0.1, 0.2, 0.3]), 0.75, np.random.default_rng(0), 2)
+        checked_rank(UsersPolicy(answer), pool_of([0.1, 0.2, 0.3]), 0.75, np.random.default_rng(0), 2)
     assert "\n" not in str(error.value)
     assert "choose another" in str(error.value)
 
@@ -396,7 +376,7 @@ def test_a_policy_of_ones_own_is_found_by_entry_point(monkeypatch: pytest.Monkey
     import types
 
     module = types.ModuleType("my_policies")
-    module.make = lambda settings: Own([int(settings.threshold * 4)])  # type: ignore[attr-defined]
+    module.make = lambda settings: UsersPolicy([int(settings.threshold * 4)])  # type: ignore[attr-defined]
     module.half = lambda settings: object()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_policies", module)
     install(monkeypatch, "my_policies:make")

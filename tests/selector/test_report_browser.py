@@ -54,6 +54,14 @@ def test_a_browser_draws_the_figures_and_runs_no_script_of_the_record(record, tm
     assert dom.count('class="trace bars"') >= 3
 
 
+def said_by(record, script: str, folder: Path) -> dict:
+    """What a script at the end of the record's page leaves behind when a browser has run it."""
+    page = folder / "used.html"
+    page.write_text(render_page(record).replace("</body>", script), encoding="utf-8")
+    dom = dump_dom(page, folder / "profile")
+    return json.loads(html.unescape(re.search(r'<pre id="said">(.*?)</pre>', dom).group(1)))
+
+
 USER = """<script>
 const visible = () => [...document.querySelectorAll("#decisions tbody tr")].filter((row) => !row.hidden);
 const cells = (n) => visible().map((row) => row.cells[n].dataset.sort);
@@ -76,11 +84,7 @@ document.body.append(Object.assign(document.createElement("pre"), { id: "said", 
 
 @pytest.mark.chromium
 def test_a_user_sorts_filters_and_picks_a_spectrum(record, tmp_path):
-    page = tmp_path / "used.html"
-    page.write_text(render_page(record).replace("</body>", USER), encoding="utf-8")
-    said = json.loads(
-        html.unescape(re.search(r'<pre id="said">(.*?)</pre>', dump_dom(page, tmp_path / "profile")).group(1))
-    )
+    said = said_by(record, USER, tmp_path)
     computed = sorted(d["sc_computed"] for d in record.decisions if d["sc_computed"] is not None)
     unknown = [""] * (len(record.decisions) - N_COMPUTED)
     # Materials without a computed SC stay at the end whichever way the column is sorted.
@@ -112,11 +116,7 @@ document.body.append(Object.assign(document.createElement("pre"), { id: "said", 
 
 @pytest.mark.chromium
 def test_a_user_chooses_a_quantity_and_sees_what_python_computes(record, tmp_path):
-    page = tmp_path / "chosen.html"
-    page.write_text(render_page(record).replace("</body>", CHOSEN), encoding="utf-8")
-    said = json.loads(
-        html.unescape(re.search(r'<pre id="said">(.*?)</pre>', dump_dom(page, tmp_path / "profile")).group(1))
-    )
+    said = said_by(record, CHOSEN, tmp_path)
     assert (said["chosen"], said["first"]) == ("im", {"fill": "tonexty", "title": "Im ε (trace / 3)"})
     assert list(said["shown"]) == ["im", "re", *QUANTITIES]
     assert {key for key, s in said["shown"].items() if s["fill"] == "tonexty"} == {"im"}
