@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pymatgen.core import Structure
 
-from fw_tasks.engines.gpaw import PRESETS, GPAWEngine
+from fw_tasks.engines.gpaw import GPAWEngine
+from fw_tasks.engines.gpaw_settings import PRESETS
 
 REFERENCE = Path(__file__).parents[1] / "tests" / "fw_tasks" / "engines" / "data" / "gpaw_reference.json"
 

@@ -1,4 +1,4 @@
-"""GPAW as an engine: settings and presets, refusals before any cost, and the worker process.
+"""GPAW as an engine: refusals before any cost, the worker process, and what it leaves behind.
 
 Nothing here imports GPAW; ``gpaw_worker.py`` does, in a process of its own.
 """
@@ -8,86 +8,38 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import shlex
+import shutil
 import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ase.units import Bohr
+from numpy.typing import NDArray
 from pymatgen.core import Structure
+from scipy.interpolate import CubicSpline
 
 from fw_tasks.engines import base, gpaw_cost
-from fw_tasks.engines.base import BadOutput, Calculation, EngineError, MissingDataset, ProgramMissing
-from fw_tasks.engines.checks import check_closed_shell, check_spectra
+from fw_tasks.engines.base import BadOutput, Calculation, EngineError, MissingDataset, OutOfMemory, ProgramMissing
+from fw_tasks.engines.checks import accept, check_closed_shell
 from fw_tasks.engines.gpaw_datasets import VALENCE_ELECTRONS
+from fw_tasks.engines.gpaw_settings import resolve_settings
 from fw_tasks.engines.worker_process import run_worker, sole_use
 from selector.errors import SelectorError, UsageError
-from selector.spectra import Spectrum, settings_hash
+from selector.spectra import ENERGY_EV, Spectrum, settings_hash, similarity
 
 LEVELS = ("ipa", "rpa")
 WORKER = Path(__file__).with_name("gpaw_worker.py")
+# Libraries below Python end the process when an allocation fails; the launcher tells of a killed process.
+OUT_OF_MEMORY = re.compile(
+    r"Memory allocation still failed|std::bad_alloc|Cannot allocate memory|MemoryError|signal 9 \(Killed\)", re.I
+)
 LOG, JOB, RESULT, ERROR = "worker.log", "job.json", "result.npz", "error.json"
-
-
-class GPAWSettings(BaseModel):
-    """What decides the spectra. Energies in eV; the hash of these fields without ``name`` tells labels apart.
-
-    Attributes
-    ----------
-    name : the preset's name and version
-    xc : exchange-correlation functional
-    pw_ev : plane-wave cutoff of the wave functions
-    kppa_scf, kppa_response : k-points times atoms, Gamma-centred ground state and off-Gamma response
-    emax_c_ev : bands up to about this energy above the valence top
-    ecut_ev : cutoff of the G-vectors that couple in RPA
-    closed_shell : round ``ecut_ev`` up to a closed shell of G-vectors
-    eta_ev : broadening
-    domega0_ev : spacing of the frequency grid at 0
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    name: str
-    xc: Literal["PBE"] = "PBE"
-    pw_ev: float = Field(ge=100.0, le=2000.0)
-    kppa_scf: int = Field(ge=1)
-    kppa_response: int = Field(ge=1)
-    emax_c_ev: float = Field(gt=0.0)
-    ecut_ev: float = Field(default=54.4, gt=0.0)
-    closed_shell: bool = True
-    eta_ev: float = Field(default=0.3, gt=0.0)
-    domega0_ev: float = Field(default=0.1, gt=0.0)
-
-
-PRESETS: dict[str, GPAWSettings] = {
-    "smoke": GPAWSettings(name="smoke-1", pw_ev=300.0, kppa_scf=60, kppa_response=100, emax_c_ev=25.0),
-    "standard": GPAWSettings(name="standard-1", pw_ev=350.0, kppa_scf=100, kppa_response=300, emax_c_ev=35.0),
-    "tight": GPAWSettings(name="tight-1", pw_ev=450.0, kppa_scf=200, kppa_response=1500, emax_c_ev=60.0),
-}
-
-
-def resolve_settings(preset: str, changes: Mapping[str, Any] | None = None) -> GPAWSettings:
-    """A preset's settings, some of them changed.
-
-    Raises
-    ------
-    UsageError
-        Unknown preset, unknown key, or a value out of range.
-    """
-    if preset not in PRESETS:
-        raise UsageError(f"gpaw has no preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    if not changes:
-        return PRESETS[preset]
-    try:
-        return GPAWSettings(**PRESETS[preset].model_dump() | {"name": f"{preset}-changed"} | dict(changes))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(GPAWSettings.model_fields)
-        raise UsageError(f"gpaw settings: {key}: {first['msg']} (settings are {known})") from error
 
 
 class GPAWEngine:
@@ -98,6 +50,9 @@ class GPAWEngine:
     preset : "smoke", "standard" (the shipped labels' settings) or "tight"
     settings : settings to change in the preset; another hash, so another kind of label
     python : interpreter that has GPAW (not a wrapper script); this one if None
+    command : how to start it on several cores, e.g. ``mpirun -np 4 {python}``; needs a GPAW built with MPI
+    ladder_to_ev : eV, follow SC through the closed shells up to here; the spectra stay those of ``ecut_ev``
+    memory_limit_gb : GB that a process may allocate; no limit if None
     worker : the worker script
     max_scf_iterations : the ground state is `NotConverged` after so many
     spin_check : refuse magnetic ground states of cells with open-shell elements (costs a second ground state there)
@@ -112,19 +67,25 @@ class GPAWEngine:
         *,
         settings: Mapping[str, Any] | None = None,
         python: str | Path | None = None,
+        command: str | None = None,
+        ladder_to_ev: float | None = None,
+        memory_limit_gb: float | None = None,
         worker: str | Path | None = None,
         max_scf_iterations: int = 150,
         spin_check: bool = True,
     ) -> None:
         self._settings = resolve_settings(preset or "standard", settings)
         self.python = None if python is None else str(python)
+        self.command = None if command is None else command_words(command)
+        self.ladder_to_ev = positive("ladder_to_ev", ladder_to_ev)
+        self.memory_limit_gb = positive("memory_limit_gb", memory_limit_gb)
         self.worker = Path(worker or WORKER)
         self.max_scf_iterations = max_scf_iterations
         self.spin_check = spin_check
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self._settings.model_dump()
+        return self._settings.record()
 
     @property
     def settings_hash(self) -> str:
@@ -141,6 +102,8 @@ class GPAWEngine:
         """
         check_datasets(structure)
         check_closed_shell(structure)
+        if self.command and not shutil.which(self.command[0]):
+            raise ProgramMissing(f"{self.command[0]} is not on PATH: install it, or leave out the option command")
         if self.python is None and not (importlib.util.find_spec("gpaw") and importlib.util.find_spec("gpaw_data")):
             raise ProgramMissing("GPAW is not installed: pip install 'theory-level-selector[gpaw]'")
 
@@ -168,8 +131,7 @@ class GPAWEngine:
                 for stale in (RESULT, ERROR, f"{RESULT}.part", f"{ERROR}.part"):
                     (workdir / stale).unlink(missing_ok=True)
                 (workdir / JOB).write_text(json.dumps(self._job(job_id, material_id, structure, levels)))
-                command = [self.python or sys.executable, str(self.worker), JOB, RESULT]
-                status = run_worker(command, workdir, workdir / LOG, time_limit_s)
+                status = run_worker(self._command(), workdir, workdir / LOG, time_limit_s)
             except OSError as error:
                 raise SelectorError(f"{error.filename or workdir}: {error.strerror}; GPAW cannot run there") from error
             wall_s = time.monotonic() - start
@@ -189,7 +151,7 @@ class GPAWEngine:
     def _job(self, job_id: str, material_id: str, structure: Structure, levels: Sequence[str]) -> dict[str, Any]:
         return {
             "id": job_id,
-            "parent": os.getpid(),
+            "parent": None if self.command else os.getpid(),
             "material_id": material_id,
             "cell": structure.lattice.matrix.tolist(),
             "frac": structure.frac_coords.tolist(),
@@ -197,8 +159,19 @@ class GPAWEngine:
             "levels": [level for level in LEVELS if level in levels],
             "settings": self.settings,
             "max_scf_iterations": self.max_scf_iterations,
+            "ladder_to_ev": self.ladder_to_ev,
+            "memory_limit_gb": self.memory_limit_gb,
             "spin_check": self.spin_check,
         }
+
+    def _command(self) -> list[str]:
+        """The worker's command line; a launcher in front ends with this process where the system has ``setpriv``."""
+        python = self.python or sys.executable
+        if self.command is None:
+            return [python, str(self.worker), JOB, RESULT]
+        guard = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
+        words = [word.replace("{python}", python) for word in self.command]
+        return [*guard, *words, str(self.worker), JOB, RESULT]
 
     def _read(self, workdir: Path, job_id: str, levels: Sequence[str], wall_s: float) -> Calculation:
         """The worker's file as a `Calculation`; anything unexpected in it is `BadOutput`."""
@@ -208,6 +181,9 @@ class GPAWEngine:
                 if meta.pop("id") != job_id:
                     raise ValueError("it belongs to another run")
                 spectra = {level: Spectrum(z["energy_ev"], z[f"{level}_eps"]) for level in LEVELS if level in levels}
+                if "rpa" in levels:
+                    meta["ladder"] = with_sc(meta["ladder"], z["energy_ev"], z["ladder_eps"])
+            done = self._settings.repaired(meta["changed_settings"])
             calculation = Calculation(
                 spectra=spectra,
                 gap_ev=float(meta.pop("gap_ev")),
@@ -215,19 +191,42 @@ class GPAWEngine:
                 wall_s=wall_s,
                 engine=self.name,
                 version=str(meta["versions"]["gpaw"]),
-                settings=self.settings,
-                settings_hash=self.settings_hash,
+                settings=done.record(),
+                settings_hash=settings_hash(done.record()),
                 details=meta,
             )
+            electrons, volume_bohr3 = float(meta["electrons"]), float(meta["volume_ang3"]) / Bohr**3
         # A file cut short or garbled can fail in numpy, zipfile, zlib or json, each with errors of its own.
         except Exception as error:
             raise BadOutput(f"{workdir / RESULT}: not a usable result ({error})", wall_s) from error
-        try:
-            check_spectra(spectra)
-        except BadOutput as error:
-            error.wall_s = wall_s
-            raise
-        return calculation
+        return accept(calculation, electrons, volume_bohr3, workdir, whole_range=True)
+
+
+def with_sc(
+    rungs: Sequence[Mapping[str, Any]], energy_ev: NDArray[np.float64], mean_eps: NDArray[np.complexfloating[Any, Any]]
+) -> list[dict[str, Any]]:
+    """The ladder's rungs with SC[RPA; IPA] at each; ``mean_eps`` (rungs, n), the first of them the IPA."""
+    on_grid = CubicSpline(energy_ev, mean_eps.imag, axis=-1)(ENERGY_EV)
+    if len(on_grid) != len(rungs):
+        raise ValueError(f"{len(on_grid)} spectra for {len(rungs)} cutoffs")
+    return [{**rung, "sc": round(similarity(rpa, on_grid[0]), 6)} for rung, rpa in zip(rungs, on_grid, strict=True)]
+
+
+def command_words(command: str) -> list[str]:
+    """The command line's words; `UsageError` where it is none, or says nowhere what to start."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"gpaw option command: {command!r} is no command line ({error})") from error
+    if not any("{python}" in word for word in words):
+        raise UsageError(f"gpaw option command: {command!r} lacks {{python}}; write e.g. 'mpirun -np 4 {{python}}'")
+    return words
+
+
+def positive(name: str, value: float | None) -> float | None:
+    if value is not None and not value > 0.0:
+        raise UsageError(f"gpaw option {name}: {value:g} is not above 0")
+    return value
 
 
 def check_datasets(structure: Structure) -> None:
@@ -249,6 +248,9 @@ def _failure(workdir: Path, job_id: str, status: int, wall_s: float) -> EngineEr
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # No record, or a garbled one: what the log says is all there is.
         pass
-    lines = (workdir / LOG).read_text(errors="replace").split("\n")
+    said = (workdir / LOG).read_text(errors="replace")
+    lines = said.split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    if OUT_OF_MEMORY.search(said):
+        return OutOfMemory(f"the worker ran out of memory: {last[:200]}; see {workdir / LOG}", wall_s)
     return BadOutput(f"the worker ended with status {status}: {last[:200]}; see {workdir / LOG}", wall_s)

@@ -16,7 +16,7 @@ import numpy as np
 from pymatgen.core import Structure
 
 from fw_tasks.engines.base import BadOutput, Calculation, EngineError
-from fw_tasks.engines.checks import check_closed_shell, primitive_cell
+from fw_tasks.engines.checks import accept, check_closed_shell, primitive_cell
 from fw_tasks.engines.qe_yambo.commands import Programs
 from fw_tasks.engines.qe_yambo.cost import COST_LOG_SD, estimate_cpu_s
 from fw_tasks.engines.qe_yambo.geometry import BOHR_ANG, field_directions
@@ -26,7 +26,6 @@ from fw_tasks.engines.qe_yambo.pseudopotentials import Pseudopotential, find_pse
 from fw_tasks.engines.qe_yambo.pw_run import PwRuns
 from fw_tasks.engines.qe_yambo.qe_input import OUT
 from fw_tasks.engines.qe_yambo.response import Responses
-from fw_tasks.engines.qe_yambo.sanity import check_response
 from fw_tasks.engines.qe_yambo.settings import resolve_settings
 from fw_tasks.engines.qe_yambo.steps import RECORD, Steps
 from fw_tasks.engines.qe_yambo.yambo_output import Response
@@ -123,7 +122,10 @@ class QEYamboEngine:
             try:
                 (workdir / RESULT).unlink(missing_ok=True)
                 steps = Steps(root, None if time_limit_s is None else start + time_limit_s)
-                calculation = self._compute(PwRuns(cell, pseudopotentials, self.programs, steps), levels, start)
+                pw = PwRuns(cell, pseudopotentials, self.programs, steps)
+                calculation = self._compute(pw, levels, start)
+                # Only 0-20 eV exists, so Kramers and Kronig are not asked.
+                accept(calculation, pw.n_electrons, cell.volume / BOHR_ANG**3, workdir)
                 calculation.save(workdir / RESULT)
                 if set(levels) == set(LEVELS) and not self.keep_files:
                     _clear(root)
@@ -169,7 +171,6 @@ class QEYamboEngine:
             for level in LEVELS
             if level in levels
         }
-        check_response(spectra, gap_ev, pw.n_electrons, pw.cell.volume / BOHR_ANG**3)
         finished = pw.steps.finished
         return Calculation(
             spectra=spectra,

@@ -12,12 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
+ENERGY_EV = np.linspace(0.0, 60.0, 601)
+# One oscillator for each level, Kramers and Kronig fulfilled; 300 of the 676 eV^2 that eight electrons of LiF have.
+OSCILLATOR = 300.0 / (8.0**2 - ENERGY_EV**2 - 1j * ENERGY_EV) * np.ones((3, 1))
+IPA, RPA = 1.0 + OSCILLATOR, 1.0 + 0.8 * OSCILLATOR
+
 
 def result(job: dict, path: Path, **changes: object) -> None:
-    energy = np.linspace(0.0, 40.0, 401)
-    shape = np.exp(-((energy - 8.0) ** 2) / 4.0) * np.ones((3, 1))
-    arrays = {"energy_ev": energy, "ipa_eps": 2.0 + 1j * shape, "rpa_eps": 1.8 + 0.8j * shape}
+    arrays = {"energy_ev": ENERGY_EV, "ipa_eps": IPA, "rpa_eps": RPA}
+    arrays["ladder_eps"] = np.array([IPA, 1.0 + 0.9 * OSCILLATOR, RPA]).mean(axis=1)
+    ladder = [{"cutoff_ev": 0.01, "n_g": 1}, {"cutoff_ev": 30.0, "n_g": 9}, {"cutoff_ev": 56.0, "n_g": 27}]
     meta = {"id": job["id"], "gap_ev": 4.0, "cpu_s": 1.5, "n_g": 27, "versions": {"gpaw": "0.0", "gpaw-data": "0.0"}}
+    meta |= {"electrons": 8.0, "volume_ang3": 16.31, "ladder": ladder, "repairs": [], "changed_settings": {}}
     meta |= {k: v for k, v in changes.items() if k in meta}
     arrays |= {k: v for k, v in changes.items() if k in arrays}
     arrays = {k: v for k, v in arrays.items() if v is not None}
@@ -47,11 +53,19 @@ def cut_short(job: dict, path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-300])
 
 
+def repaired(job: dict, path: Path) -> None:
+    result(job, path, repairs=["Niggli-reduced cell"], changed_settings={"cell": "niggli"})
+
+
+def alloc() -> int:
+    print("OpenBLAS error: Memory allocation still failed after 10 retries, giving up.")
+    return 1
+
+
 def main() -> int | None:
     job, path = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     Path("pid").write_text(str(os.getpid()))
-    flat = np.ones((3, 401)) * (2.0 + 1.0j)
-    wave = 1.0 + 1j * np.cos(np.linspace(0.0, 9.0, 401)) * np.ones((3, 1))
+    wave = 1.0 + 1j * np.cos(np.linspace(0.0, 9.0, len(ENERGY_EV))) * np.ones((3, 1))
     threads, leads_group = float(os.environ["OMP_NUM_THREADS"]), int(os.getpgid(0) == os.getpid())
     what, _, name = job["material_id"].partition(":")
     behaviours = {
@@ -67,13 +81,20 @@ def main() -> int | None:
         "garbage": lambda: path.write_bytes(b"PK\x03\x04 not an archive") and None,
         "cut short": lambda: cut_short(job, path),
         "other id": lambda: result(job, path, id="another run"),
-        "not finite": lambda: result(job, path, rpa_eps=flat * np.nan),
+        "not finite": lambda: result(job, path, rpa_eps=RPA * np.nan),
         "negative": lambda: result(job, path, rpa_eps=wave),
-        "dark": lambda: result(job, path, ipa_eps=flat.real + 0j),
-        "wrong shape": lambda: result(job, path, rpa_eps=flat[:2]),
-        "short range": lambda: result(job, path, energy_ev=np.linspace(0.0, 19.0, 401)),
+        "dark": lambda: result(job, path, ipa_eps=IPA.real + 0j),
+        "wrong shape": lambda: result(job, path, rpa_eps=RPA[:2]),
+        "short range": lambda: result(job, path, energy_ev=np.linspace(0.0, 19.0, len(ENERGY_EV))),
         "no rpa": lambda: result(job, path, rpa_eps=None),
         "no gap": lambda: result(job, path, gap_ev=None),
+        "gap of 0": lambda: result(job, path, gap_ev=0.0),
+        "too strong": lambda: result(job, path, electrons=2.0),
+        "upside down": lambda: result(job, path, ipa_eps=RPA, rpa_eps=IPA),
+        "acausal": lambda: result(job, path, rpa_eps=RPA - 0.5 * (RPA.real - 1.0)),
+        "no ladder": lambda: result(job, path, ladder_eps=None),
+        "repaired": lambda: repaired(job, path),
+        "allocation": alloc,
     }
     return behaviours[what]()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +27,8 @@ from fw_tasks.engines.base import (
     ProgramMissing,
     TimedOut,
 )
-from fw_tasks.engines.gpaw import PRESETS, GPAWEngine
+from fw_tasks.engines.gpaw import GPAWEngine
+from fw_tasks.engines.gpaw_settings import PRESETS
 from selector.errors import SelectorError, UsageError
 from selector.spectra import settings_hash
 
@@ -156,8 +159,19 @@ def test_a_good_result(tmp_path: Path) -> None:
     assert result.cpu_s == 1.5
     assert 0.0 < result.wall_s < 60.0
     assert result.details["n_g"] == 27
+    rungs = result.details["ladder"]
+    assert [rung["n_g"] for rung in rungs] == [1, 9, 27]
+    assert [rung["sc"] for rung in rungs] == pytest.approx([1.0, 0.9, 0.8], abs=1e-5)
     result.save(tmp_path / "saved.npz")
     assert Calculation.load(tmp_path / "saved.npz").sc == pytest.approx(0.8, abs=1e-6)
+
+
+def test_a_repair_that_changes_the_numbers_changes_the_hash(tmp_path: Path) -> None:
+    result = compute("repaired", tmp_path)
+    assert result.details["repairs"] == ["Niggli-reduced cell"]
+    assert result.settings == SHIPPED_SETTINGS | {"name": "standard-1-repaired", "cell": "niggli"}
+    asked = GPAWEngine("standard", settings={"cell": "niggli"})
+    assert result.settings_hash == asked.settings_hash != GPAWEngine().settings_hash
 
 
 def test_only_the_levels_asked_for(tmp_path: Path) -> None:
@@ -190,6 +204,30 @@ def test_the_workers_own_errors_come_back_by_name(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("what", "says"),
     [
+        ("not finite", "not finite"),
+        ("negative", "negative absorption"),
+        ("dark", "no absorption"),
+        ("short range", "20 eV"),
+        ("gap of 0", "gap is 0 eV"),
+        ("too strong", r"absorbs like .* electrons"),
+        ("upside down", "static limit"),
+        ("acausal", "Kramers"),
+    ],
+)
+def test_what_is_no_response_is_kept_with_its_reason_and_no_label(what: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(BadOutput, match=says) as caught:
+        compute(what, tmp_path)
+    assert caught.value.wall_s > 0.0
+    kept = Calculation.load(tmp_path / "rejected.npz")
+    assert set(kept.spectra) == {"ipa", "rpa"}
+    assert kept.details["rejected"] == str(caught.value)
+    with pytest.raises(BadOutput, match=says):
+        GPAWEngine(worker=FAKE).collect(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
         ("unexplained", "status 3: last words"),
         ("error:SystemExit", "status 1"),
         ("error:os", "status 1"),
@@ -201,10 +239,7 @@ def test_the_workers_own_errors_come_back_by_name(name: str, tmp_path: Path) -> 
         ("wrong shape", "shape"),
         ("no rpa", "rpa_eps"),
         ("no gap", "result.npz"),
-        ("not finite", "not finite"),
-        ("negative", "negative absorption"),
-        ("dark", "no absorption"),
-        ("short range", "20 eV"),
+        ("no ladder", "ladder_eps"),
         ("signal:SIGSEGV", "SIGSEGV"),
     ],
 )
@@ -226,6 +261,46 @@ def test_a_stale_result_is_never_read(tmp_path: Path) -> None:
         compute("unexplained", tmp_path)
 
 
+# Launchers ------------------------------------------------------------------------------------------------------------
+
+LAUNCHER = """#!/bin/sh
+echo "$1 $2" > launched
+shift 2
+exec "$@"
+"""
+
+
+def test_a_launcher_starts_the_worker(tmp_path: Path) -> None:
+    launcher = tmp_path / "mpirun"
+    launcher.write_text(LAUNCHER)
+    launcher.chmod(0o755)
+    engine = GPAWEngine(worker=FAKE, command=f"{launcher} -np 4 {{python}}")
+    result = engine.compute("good", LIF, BOTH, tmp_path / "run", 60.0)
+    assert result.sc == pytest.approx(0.8, abs=1e-6)
+    assert (tmp_path / "run" / "launched").read_text() == "-np 4\n"
+    assert json.loads((tmp_path / "run" / "job.json").read_text())["parent"] is None
+    assert engine.settings_hash == GPAWEngine().settings_hash
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("command", "mpirun -np 4", "{python}"),
+        ("command", "mpirun '-np {python}", "no command line"),
+        ("memory_limit_gb", 0.0, "above 0"),
+        ("ladder_to_ev", -1.0, "above 0"),
+    ],
+)
+def test_wrong_options_are_named(option: str, value: object, says: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        GPAWEngine(**{option: value})
+
+
+def test_a_launcher_that_is_not_there() -> None:
+    with pytest.raises(ProgramMissing, match="no-such-launcher"):
+        GPAWEngine(worker=FAKE, command="no-such-launcher {python}").check(LIF)
+
+
 # Limits and killing ---------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +320,11 @@ def test_killed_from_outside_is_out_of_memory(tmp_path: Path) -> None:
         compute("signal:SIGKILL", tmp_path)
 
 
+def test_a_library_that_gets_no_memory_is_out_of_memory(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory, match="allocation still failed"):
+        compute("allocation", tmp_path)
+
+
 def test_terminated_from_outside_is_a_time_out(tmp_path: Path) -> None:
     with pytest.raises(TimedOut, match="SIGTERM"):
         compute("signal:SIGTERM", tmp_path)
@@ -253,7 +333,9 @@ def test_terminated_from_outside_is_a_time_out(tmp_path: Path) -> None:
 def launch(workdir: Path, worker: Path, material_id: str) -> subprocess.Popen[bytes]:
     """A launcher process that computes in ``workdir``."""
     code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "import signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        # A shell's background jobs inherit that they ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from crystals import fcc; from fw_tasks.engines.gpaw import GPAWEngine\n"
         "engine = GPAWEngine(worker=sys.argv[2])\n"
         "engine.compute(sys.argv[4], fcc(4.026, ['Li', 'F']), ['ipa', 'rpa'], Path(sys.argv[3]), None)\n"

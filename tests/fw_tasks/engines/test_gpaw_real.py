@@ -11,14 +11,18 @@ from ase.data import atomic_numbers
 from crystals import REFERENCE, fcc, reference
 from pymatgen.core import Lattice, Structure
 
+from fw_tasks.engines import gpaw_worker
 from fw_tasks.engines.as_json import calculation_to_json
-from fw_tasks.engines.base import Magnetic, Metallic, NotConverged
+from fw_tasks.engines.base import Magnetic, Metallic, NotConverged, OutOfMemory
+from fw_tasks.engines.checks import KRAMERS_KRONIG_TOLERANCE, kramers_kronig_deviation
 from fw_tasks.engines.gpaw import GPAWEngine
 from fw_tasks.engines.gpaw_datasets import VALENCE_ELECTRONS
 from models.labels import load_labels
+from selector.spectra import Spectrum
 
 pytestmark = pytest.mark.gpaw
 BOTH = ("ipa", "rpa")
+RYDBERG_EV = 13.605693
 SILICON, _ = reference("Si")
 
 
@@ -40,8 +44,14 @@ def test_silicon_at_smoke(tmp_path: Path) -> None:
     assert [stage for stage in ("scf", "bands", "response") if f"stage {stage}" in log] == ["scf", "bands", "response"]
 
 
+@pytest.mark.slow
+def test_a_memory_limit_that_is_too_small(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory, match="memory_limit_gb"):
+        GPAWEngine("smoke", memory_limit_gb=0.2).compute("Si", SILICON, BOTH, tmp_path, 300.0)
+
+
 def test_unconverged_is_no_label(tmp_path: Path) -> None:
-    with pytest.raises(NotConverged):
+    with pytest.raises(NotConverged, match=r"tried: mixer.*solver"):
         GPAWEngine("smoke", max_scf_iterations=3).compute("Si", SILICON, BOTH, tmp_path, 300.0)
     assert not (tmp_path / "result.npz").exists()
 
@@ -79,6 +89,8 @@ def test_the_seven_crystals_at_standard(record: dict, tmp_path: Path) -> None:
     assert document["n_g"] == record["n_g"]
     assert document["eps_static"] == pytest.approx(record["eps_static"], abs=0.01)
     assert document["gap_ev"] == pytest.approx(record["gap_ev"], abs=0.01)
+    for spectrum in result.spectra.values():
+        assert kramers_kronig_deviation(spectrum).max() < 0.1 * KRAMERS_KRONIG_TOLERANCE
 
 
 @pytest.mark.slow
@@ -102,6 +114,103 @@ def test_ipa_alone_is_the_same_ipa(tmp_path: Path) -> None:
     assert alone.spectra["ipa"].eps == pytest.approx(both.spectra["ipa"].eps, abs=1e-6)
     assert alone.details["n_g"] == 1
     assert both.details["n_g"] == record["n_g"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("formula", ["Si", "LiF", "MgO"])
+def test_the_ladder_of_one_response_is_what_separate_calculations_give(formula: str, tmp_path: Path) -> None:
+    structure, _ = reference(formula)
+    engine = GPAWEngine("smoke", ladder_to_ev=8 * RYDBERG_EV)
+    once = engine.compute(formula, structure, BOTH, tmp_path / "once", 600.0)
+    rungs = {rung["n_g"]: rung["sc"] for rung in once.details["ladder"]}
+    assert rungs[1] == pytest.approx(1.0)
+    # The spectra are those of the preset's own cutoff, not the ladder's end; so is the hash.
+    assert once.sc == pytest.approx(rungs[once.details["n_g"]], abs=2e-6)
+    assert once.settings_hash == GPAWEngine("smoke").settings_hash
+    for cutoff_ry in (2, 4, 6, 8):
+        changed = GPAWEngine("smoke", settings={"ecut_ev": cutoff_ry * RYDBERG_EV})
+        alone = changed.compute(formula, structure, BOTH, tmp_path / str(cutoff_ry), 600.0)
+        # 1e-3 is asked for; the numbers are the same but for rounding.
+        assert rungs[alone.details["n_g"]] == pytest.approx(alone.sc, abs=1e-5)
+        if cutoff_ry == 4:
+            assert once.spectra["rpa"].eps == pytest.approx(alone.spectra["rpa"].eps, abs=1e-4)
+    assert max(rungs) == alone.details["n_g"]
+
+
+@pytest.mark.slow
+def test_the_own_elimination_is_gpaws_inversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpaw.response import df
+
+    monkeypatch.chdir(tmp_path)
+    found: list[df.DielectricFunction] = []
+
+    class Kept(df.DielectricFunction):
+        def __init__(self, *args: object, **keywords: object) -> None:
+            super().__init__(*args, **keywords)
+            found.append(self)
+
+    monkeypatch.setattr(df, "DielectricFunction", Kept)
+    structure, _ = reference("AlN")
+    engine = GPAWEngine("smoke")
+    job = engine._job("id", "AlN", structure, BOTH)
+    arrays, _ = gpaw_worker.compute(gpaw_worker.primitive(job, 1e-3), job)
+    for d, name in enumerate("xyz"):
+        ipa, rpa = found[-1].get_dielectric_function(direction=name, filename=None)
+        assert arrays["ipa_eps"][d] == pytest.approx(ipa, rel=1e-10)
+        assert arrays["rpa_eps"][d] == pytest.approx(rpa, rel=1e-8)
+
+
+def in_this_process(formula: str, preset: str = "smoke") -> tuple[Spectrum, dict]:
+    """RPA and meta of the worker's own function, so that what it does can be replaced."""
+    engine = GPAWEngine(preset)
+    job = engine._job("id", formula, reference(formula)[0], BOTH)
+    arrays, meta = gpaw_worker.compute(gpaw_worker.primitive(job, 1e-3), job)
+    return Spectrum(arrays["energy_ev"], arrays["rpa_eps"]), meta
+
+
+@pytest.mark.slow
+def test_every_repair_that_keeps_the_hash_gives_the_same_spectrum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gpaw
+    from gpaw.new.ase_interface import ASECalculator
+
+    monkeypatch.chdir(tmp_path)
+    plain, meta = in_this_process("LiF")
+    assert meta["repairs"] == []
+    for first in (1, 2):
+        with monkeypatch.context() as m:
+            m.setattr(gpaw_worker, "SCF_REPAIRS", gpaw_worker.SCF_REPAIRS[first:])
+            repaired, meta = in_this_process("LiF")
+            assert meta["repairs"] == [gpaw_worker.SCF_REPAIRS[0][0]]
+            assert repaired.eps == pytest.approx(plain.eps, abs=2e-3)
+
+    true_fixed_density = ASECalculator.fixed_density
+
+    def davidson_fails(self: ASECalculator, **keywords: object) -> ASECalculator:
+        if "maxiter" in keywords and "eigensolver" not in keywords:
+            raise gpaw.KohnShamConvergenceError("as asked")
+        return true_fixed_density(self, **keywords)
+
+    monkeypatch.setattr(ASECalculator, "fixed_density", davidson_fails)
+    monkeypatch.setattr(gpaw_worker, "DIAGONALIZE_BELOW_N_PW", 0)
+    for at_most, name in ((5000, "full diagonalisation"), (0, "PPCG")):
+        monkeypatch.setattr(gpaw_worker, "DIAGONALIZE_AT_MOST_N_PW", at_most)
+        repaired, meta = in_this_process("LiF")
+        assert meta["repairs"] == [f"solver of the bands: {name}"]
+        assert repaired.eps == pytest.approx(plain.eps, abs=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{"cell": "niggli"}, {"response_mesh": "gamma"}])
+def test_settings_younger_than_the_labels(change: dict, tmp_path: Path) -> None:
+    (label,) = load_labels(ids=["agm002492670"])
+    engine = GPAWEngine("smoke", settings=change)
+    result = engine.compute(label.material_id, label.structure, BOTH, tmp_path, 600.0)
+    assert result.settings_hash == engine.settings_hash != GPAWEngine("smoke").settings_hash
+    assert result.details["repairs"] == []
+    # Another mesh and smaller basis, the same crystal.
+    assert result.sc == pytest.approx(label.sc, abs=0.05)
 
 
 @pytest.mark.slow

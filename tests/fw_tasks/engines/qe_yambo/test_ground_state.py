@@ -12,7 +12,7 @@ import pytest
 from pymatgen.core import Structure
 
 from fw_tasks.engines.base import BadOutput, Magnetic, Metallic, NotConverged, OddElectrons
-from fw_tasks.engines.checks import check_spectra, primitive_cell
+from fw_tasks.engines.checks import check_response, check_spectra, primitive_cell
 from fw_tasks.engines.qe_yambo.commands import Programs, Usage
 from fw_tasks.engines.qe_yambo.geometry import BOHR_ANG
 from fw_tasks.engines.qe_yambo.ground_state import GroundStates
@@ -21,7 +21,6 @@ from fw_tasks.engines.qe_yambo.pw_run import PwRuns
 from fw_tasks.engines.qe_yambo.qe_input import PwJob
 from fw_tasks.engines.qe_yambo.qe_output import PwResult, TooFewBands
 from fw_tasks.engines.qe_yambo.repairs import with_enough_bands
-from fw_tasks.engines.qe_yambo.sanity import check_response
 from fw_tasks.engines.qe_yambo.settings import KCAL_MOL_IN_RY, resolve_settings
 from fw_tasks.engines.qe_yambo.steps import Step, Steps
 from fw_tasks.engines.qe_yambo.yambo_input import YamboJob
