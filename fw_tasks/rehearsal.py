@@ -24,7 +24,7 @@ from models import checkpoints
 from models.labels import Label
 from selector.campaign import Campaign
 from selector.candidates import Candidate
-from selector.config import CampaignConfig, PolicyConfig
+from selector.config import CampaignConfig, PolicyConfig, PredictorConfig
 from selector.errors import SelectorError, UsageError
 from selector.localdb.direct import Database
 from selector.protocols import Predictor
@@ -133,7 +133,7 @@ def rehearse(known: KnownLabels, rehearsal: Rehearsal) -> Rehearsed:
     drawn = _draw(known, rehearsal)
     pool = _pool(known, drawn, rehearsal.threshold)
     budget_cpu_h = rehearsal.budget_fraction * float(pool.cpu_h.sum())
-    config = _config(rehearsal, budget_cpu_h)
+    config = _config(rehearsal, budget_cpu_h, len(drawn.pool))
     database: Any = Database()
     store, shelf = Store(database, NAME), MemoryShelf()
     store.ledger = VirtualLedger(database, NAME)
@@ -197,13 +197,16 @@ def _pool(known: KnownLabels, drawn: _Draw, threshold: float) -> Pool:
     return Pool(list(drawn.pool), sc, cpu_h, threshold)
 
 
-def _config(rehearsal: Rehearsal, budget_cpu_h: float) -> CampaignConfig:
-    lots = {"random_share": 0.0} if rehearsal.policy in BASELINES else {}
+def _config(rehearsal: Rehearsal, budget_cpu_h: float, n_materials: int) -> CampaignConfig:
+    lots, predictor = {}, PredictorConfig()
+    if rehearsal.policy in BASELINES:
+        lots, predictor = {"random_share": 0.0}, PredictorConfig(retrain_every=n_materials + 1)
     return CampaignConfig(
         campaign=NAME,
         folder=Path(NAME),
         budget_cpu_h=budget_cpu_h,
         policy=PolicyConfig(name=rehearsal.policy, threshold=rehearsal.threshold, **lots),
+        predictor=predictor,
         audit_fraction=0.0,
         max_in_flight=rehearsal.n_workers,
         seed=rehearsal.seed,

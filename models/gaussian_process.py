@@ -23,7 +23,11 @@ NOISES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 
 def matern32(a: Array, b: Array, length: float) -> Array:
     """Matern kernel of order 3/2 between rows of a (n, d) and b (m, d), shape (n, m); 1 where they coincide."""
-    x = np.sqrt(3.0) / length * cdist(a, b)
+    return _matern32_at(cdist(a, b), length)
+
+
+def _matern32_at(distance: Array, length: float) -> Array:
+    x = np.sqrt(3.0) / length * distance
     return (1.0 + x) * np.exp(-x)
 
 
@@ -94,11 +98,11 @@ class GaussianProcess:
         targets : (n,)
         groups : (n,) names; rows of one group are left out together
         """
-        members = _members(groups)
+        members, distance = _members(groups), cdist(rows, rows)
         mean = float(targets.mean())
         best: tuple[float, float, float, float] | None = None
         for length in LENGTHS:
-            residual, variance = leave_group_out(matern32(rows, rows, length), NOISES, targets - mean, members)
+            residual, variance = leave_group_out(_matern32_at(distance, length), NOISES, targets - mean, members)
             errors = np.abs(residual).mean(axis=1)
             k = int(np.argmin(errors))
             if best is None or errors[k] < best[0]:

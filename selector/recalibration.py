@@ -158,8 +158,8 @@ class Calibration:
 
 def standing(store: Store, reads_ipa: bool = False) -> Calibration:
     """The calibration of a line of models as the campaign's labels stand now."""
-    labels = store.labels(store.campaign()["settings_hash"])
-    return Calibration(Draws.of(of_line(labels, reads_ipa)), *store.label_kinds(reads_ipa))
+    outcomes = store.outcomes(store.campaign()["settings_hash"])
+    return Calibration(Draws.of(of_line(outcomes, reads_ipa)), *store.label_kinds(reads_ipa))
 
 
 def of_line(labels: Sequence[Document], reads_ipa: bool) -> list[Document]:
