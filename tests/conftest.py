@@ -112,7 +112,8 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     To be looked at, not to be changed.
     """
-    from fw_tasks.launch import create_campaign, launchpad_for
+    from fw_tasks.database import launchpad_for
+    from fw_tasks.launch import create_campaign
     from models.labels import load_labels, read_manifest
     from selector.candidates import read_candidates
     from selector.config import load_config

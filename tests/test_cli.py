@@ -235,7 +235,7 @@ def test_compute_writes_both_spectra(selector: Run, folder: Path, labels: list[L
     assert code == 0, err
     document = json.loads(out_file.read_text(encoding="utf-8"))
     keys = {"material_id", "formula", "sc", "eps_static", "gap_ev", "n_g", "cpu_s", "wall_s", "settings", "spectra"}
-    assert keys <= set(document)
+    assert keys | {"ladder", "repairs"} <= set(document)
     assert document["sc"] == pytest.approx(labels[0].sc, abs=2e-3)
     assert {len(v) for v in document["spectra"].values()} == {2001}
     assert {len(v) for v in document["directions"].values()} == {3}
@@ -254,6 +254,7 @@ def test_compute_refuses_by_name_before_and_after_computing(selector: Run, folde
         ([good, "--out", folder / "x.json", "--engine", "replay", "--option", "times=1"], 2, ["times", "time_scale"]),
         ([good, "--out", folder / "x.json", "--engine", "replay", "--option", "time_scale=-1"], 2, ["time_scale -1"]),
         ([folder / "no.cif", "--out", folder / "x.json"], 2, ["no.cif"]),
+        ([good, "--out", folder, "--engine", "replay"], 2, ["a folder", "name the file"]),
         (
             [stranger, "--out", folder / "x.json", "--engine", "replay"],
             1,
@@ -328,7 +329,7 @@ def test_a_wrong_configuration_is_one_line(
     selector: Run, folder: Path, change: tuple[str, str], arguments: list[str], code: int, words: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("fw_tasks.launch.CONNECT_TIMEOUT_MS", 500)
+    monkeypatch.setattr("fw_tasks.database.CONNECT_TIMEOUT_MS", 500)
     config = folder / "campaign.yaml"
     config.write_text(config.read_text(encoding="utf-8").replace(*change), encoding="utf-8")
     got, _, err = selector(*arguments, config)

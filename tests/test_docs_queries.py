@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from pymongo import monitoring
 
-from fw_tasks.launch import launchpad_for, open_campaign
+from fw_tasks.database import launchpad_for
+from fw_tasks.launch import open_campaign
 from selector import telling
 from selector.campaign import Campaign
 from selector.config import load_config

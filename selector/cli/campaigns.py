@@ -32,7 +32,8 @@ def _open(config_file: Path) -> tuple[CampaignConfig, Campaign]:
 
 def init(config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="The campaign's YAML file.")]) -> None:
     """Begin a campaign. Checks its configuration and writes it into the database."""
-    from fw_tasks.launch import create_campaign, launchpad_for
+    from fw_tasks.database import launchpad_for
+    from fw_tasks.launch import create_campaign
 
     config = load_config(config_file)
     make_writable(config.folder)
@@ -115,7 +116,8 @@ def run(
     """Run the campaign here until it is finished or stopped. Interrupt it at any time: a second run goes on."""
     from pymongo.errors import AutoReconnect
 
-    from fw_tasks.launch import LocalWorkers, open_campaign
+    from fw_tasks.launch import open_campaign
+    from fw_tasks.workers import LocalWorkers
     from selector.documents import IN_FLIGHT, now
 
     config, campaign = _open(config_file)

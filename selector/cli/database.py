@@ -19,7 +19,7 @@ app = typer.Typer(
 
 
 def _file(config_file: Path) -> Path:
-    from fw_tasks.launch import database_file
+    from fw_tasks.database import database_file
 
     config = load_config(config_file)
     if config.database_uri():
@@ -70,7 +70,7 @@ def import_(
 
 
 def _database(config_file: Path) -> Any:
-    from fw_tasks.launch import connect
+    from fw_tasks.database import connect
 
     return connect(load_config(config_file)).db
 

@@ -78,7 +78,7 @@ def _weights() -> Finding:
 def _database(config: CampaignConfig) -> Finding:
     from pymongo.errors import PyMongoError
 
-    from fw_tasks.launch import launchpad_for
+    from fw_tasks.database import launchpad_for
 
     kind = "MongoDB" if config.database_uri() else "local database"
     try:
