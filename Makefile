@@ -22,7 +22,8 @@ test: venv
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not mongo and not gpu and not chromium and not qe and not yambo' --cov --cov-report=term
 
 test-slow: venv chromium
-	$(BIN)/pytest -n 2 --dist worksteal -m '(slow or chromium) and not mongo'
+	$(BIN)/pytest -n 2 --dist worksteal -m '(slow or chromium) and not timed and not mongo'
+	$(BIN)/pytest -m 'timed and not mongo'
 
 # The report is looked at in a real browser; Debian's package needs root.
 chromium:

@@ -295,6 +295,7 @@ def relabelled(label: Label) -> Label:
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_fine_tuning_on_20_labels_takes_under_a_minute() -> None:
     """On two cores: each kind of model at the size that ships, and the paper's network at its published one."""
     import time

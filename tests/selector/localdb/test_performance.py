@@ -56,6 +56,7 @@ def best_s(act: Callable[[int], object], repeats: int) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_50_000_documents(filled: tuple[Collection, float], database_file: Path) -> None:
     collection, insert_s = filled
     find_s = best_s(lambda i: collection.find_one({"fw_id": i * 997 % _NUMBER}), 50)
