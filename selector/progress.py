@@ -30,7 +30,7 @@ def progress(store: Store, at: datetime | None = None) -> dict[str, Any]:
     campaign, models = store.campaign(), store.model_history()
     labels = store.outcomes(campaign["settings_hash"])
     structure = [m for m in models if not m.get("reads_ipa")]
-    calibrated = Calibration(Draws.of(of_line(labels, reads_ipa=False)), *_kinds(structure, campaign))
+    with_ipa = [m for m in models if m.get("reads_ipa")]
     return {
         "in_flight": [in_flight(c, at) for c in store.in_flight()],
         "models": [
@@ -40,15 +40,17 @@ def progress(store: Store, at: datetime | None = None) -> dict[str, Any]:
         ],
         "errors": errors_by_round(labels, models),
         "updates": updates(models),
-        "calibration": calibrated.summary(),
+        "calibration": _calibration(labels, structure, campaign),
+        **({"calibration_ipa": _calibration(labels, with_ipa, campaign)} if with_ipa else {}),
         "bound": bound(store, campaign, labels),
         "expected_end": _expected_end(store, campaign, at),
     }
 
 
-def _kinds(models: Sequence[Document], campaign: Document) -> tuple[str, str]:
-    first, own = (f"{d['engine']} {d['settings_hash']}" for d in (models[0], campaign))
-    return first, own
+def _calibration(labels: Sequence[Document], line: Sequence[Document], campaign: Document) -> Document:
+    """What the intervals of a line of models rest on."""
+    weights, own = (f"{d['engine']} {d['settings_hash']}" for d in (line[0], campaign))
+    return Calibration(Draws.of(of_line(labels, bool(line[0].get("reads_ipa")))), weights, own).summary()
 
 
 def in_flight(c: Document, at: datetime) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def status_table(status: dict[str, Any]) -> RenderableType:
         ("updates", _updates(status)),
         ("errors", _errors(status)),
         ("intervals", status["calibration"]["message"]),
+        ("with IPA", status.get("calibration_ipa", {}).get("message", "")),
         ("bound", status["bound"]["sentence"]),
         ("expected end", _end(status)),
     ):

@@ -270,6 +270,8 @@ def test_foreign_weights_of_either_line_wait_for_enough_labels(database: Databas
     states = {line: recalibration.standing(campaign.store, line).state for line in (False, True)}
     assert states == {False: "held_out", True: "uncalibrated"}
     assert campaign.store.campaign()["calibration_ipa"] == "uncalibrated"
+    status = progress(campaign.store)
+    assert [status[key]["state"] for key in ("calibration", "calibration_ipa")] == ["held_out", "uncalibrated"]
 
 
 def test_likeness_is_measured_in_one_space(database: Database[Any], tmp_path: Path) -> None:
