@@ -62,6 +62,7 @@ def payload(page: Path) -> dict[str, Any]:
     return json.loads(re.search(r'id="payload">(.*?)</script>', source, re.DOTALL).group(1))
 
 
+@pytest.mark.slow
 def test_a_map_of_structure_files(selector: Run, folder: Path, labels: list[Label], spectrum_models: None) -> None:
     (folder / "cifs" / "broken.cif").write_text("data_x\n", encoding="utf-8")
     out = folder / "maps" / "one.html"

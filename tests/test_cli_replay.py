@@ -38,6 +38,7 @@ def test_policies_stand_beside_the_baselines_and_the_oracle(selector: Run, manif
     assert (tmp_path / "p.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_seeds_in_processes_of_their_own_give_the_same(selector: Run, manifest: Path, tmp_path: Path) -> None:
     said = []
     for jobs in (1, 2):

@@ -79,6 +79,7 @@ def test_a_spectrum_model_then_one_by_transfer(selector: Run, folder: Path, ipa:
     assert len({k.formula for k in labels} - seen_formulas(model)) == 2
 
 
+@pytest.mark.slow
 def test_several_sizes_are_searched(selector: Run, folder: Path) -> None:
     sizes = [a for name in ("tiny", "other") for a in ("--sizes", f"{folder / 'sizes.yaml'}:{name}")]
     arguments = ("train", "--target", "spectrum", "--level", "ipa", "--labels", folder / "labels", *sizes, *FAST)
@@ -86,6 +87,7 @@ def test_several_sizes_are_searched(selector: Run, folder: Path) -> None:
     assert checkpoints.load_spectrum_model(folder / "best").network.sizes.output in ((16,), (8,))
 
 
+@pytest.mark.slow
 def test_sc_predictors_are_trained_and_fine_tuned(selector: Run, folder: Path, labels: list[Label]) -> None:
     first, second = folder / "first.json", folder / "second.json"
     first.write_text(json.dumps([k.material_id for k in labels[:18]]))

@@ -79,6 +79,7 @@ def test_rates_of_a_device(throughput, pool):
     assert rates["trained_per_s"] > 0
 
 
+@pytest.mark.slow
 def test_it_prints_a_table_and_json(tmp_path):
     """In a process of its own: it binds itself to one core."""
     out = tmp_path / "figures.json"

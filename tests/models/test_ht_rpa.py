@@ -130,6 +130,7 @@ def test_the_number_of_g_vectors_is_no_setting_but_the_broadening_is(folder):
     assert a.settings_hash == b.settings_hash != c.settings_hash
 
 
+@pytest.mark.slow
 def test_shards_hold_the_same_labels(folder, tmp_path, monkeypatch):
     for k in range(5):
         write(folder, f"agm{k}", ("xx", "yy", "zz"), data={"ipa_indirect_gap": 1.0 + k})

@@ -33,11 +33,13 @@ def test_groups_stay_together_and_the_same_input_gives_the_same_map(latent):
     assert (group[nearest] == group[:, None]).mean() > 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [4, 5, 30, 31])
 def test_few_crystals_have_a_map_too(latent, n):
     assert np.isfinite(lay_out(latent[:n])).all()
 
 
+@pytest.mark.slow
 def test_copies_of_a_crystal_lie_together(latent):
     xy = lay_out(np.concatenate([latent, latent[:3]]))
     size = np.ptp(xy, axis=0).max()

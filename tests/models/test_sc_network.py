@@ -32,6 +32,7 @@ def network(labels) -> NetworkPredictor:
     return fit(labels[:30])
 
 
+@pytest.mark.slow
 def test_it_says_what_a_predictor_says(network, labels):
     p = network.predict([k.structure for k in labels[30:40]])
     assert p.mean.shape == p.spread.shape == p.out_of_domain.shape == (10,)
@@ -44,6 +45,7 @@ def test_it_says_what_a_predictor_says(network, labels):
     assert network.card["kind"] == "sc_network"
 
 
+@pytest.mark.slow
 def test_a_held_out_label_changes_nothing_in_the_member_that_judges_it(labels):
     """Each label is predicted by a member trained without its formula: moving it moves its error by as much."""
     a = fit(labels[:12], settings=replace(FAST, epochs=3))
@@ -53,12 +55,14 @@ def test_a_held_out_label_changes_nothing_in_the_member_that_judges_it(labels):
     assert not np.array_equal(b._held_out, a._held_out)
 
 
+@pytest.mark.slow
 def test_deterministic_from_the_seed(labels):
     few = replace(FAST, epochs=2)
     a, b, c = (fit(labels[:12], settings=few, seed=s).model_id for s in (0, 0, 1))
     assert a == b != c
 
 
+@pytest.mark.slow
 def test_fine_tuning_replays_and_keeps_the_folds(network, labels):
     new = labels[28:36]  # two of them are known
     tuned = network.fine_tune(
@@ -77,6 +81,7 @@ def test_fine_tuning_replays_and_keeps_the_folds(network, labels):
     assert network.predict([new[0].structure]).mean != tuned.predict([new[0].structure]).mean
 
 
+@pytest.mark.slow
 def test_elements_without_input_or_unseen_get_a_wider_interval(network, rocksalt):
     iron = Structure(Lattice.cubic(2.87), ["Fe", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     argon = Structure(Lattice.cubic(4), ["Ar"], [[0, 0, 0]])
@@ -102,6 +107,7 @@ def test_a_bad_label_is_named(labels, bad):
         fit([labels[0], replace(labels[1], sc=bad), *labels[2:8]])
 
 
+@pytest.mark.slow
 def test_too_few_labels_other_settings_and_foreign_elements(network, labels):
     with pytest.raises(SelectorError, match=f"4 formulas: a predictor needs {N_MEMBERS}"):
         fit(labels[:4])

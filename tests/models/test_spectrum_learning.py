@@ -51,6 +51,7 @@ def test_labels_hold_the_trace_of_their_level(ipa, rpa, labels):
     assert (len(ipa), ipa.engine, ipa.settings_hash) == (40, "gpaw", labels[0].settings_hash)
 
 
+@pytest.mark.slow
 def test_direct_learning_then_transfer(ipa_model, rpa):
     model = learn(rpa, start=ipa_model, settings=FAST)
     assert (ipa_model.level, model.level) == ("ipa", "rpa")
@@ -69,12 +70,14 @@ def test_the_model_started_from_stays_as_it_is(ipa_model, rpa):
     assert ipa_model._model_id() == name
 
 
+@pytest.mark.slow
 def test_it_learns(ipa):
     untrained = learn(ipa, sizes=SIZES, settings=replace(FAST, epochs=1, learning_rate=1e-8))
     trained = learn(ipa, sizes=SIZES, settings=replace(FAST, epochs=25))
     assert np.median(agreement(trained, ipa)) > np.median(agreement(untrained, ipa)) + 0.2
 
 
+@pytest.mark.slow
 def test_transfer_needs_fewer_labels(ipa, ipa_model, rpa):
     """From ten labels, what IPA taught is worth more than anything ten labels teach."""
     few, rest = rpa.select(np.arange(10)), rpa.select(np.arange(10, 40))
@@ -84,6 +87,7 @@ def test_transfer_needs_fewer_labels(ipa, ipa_model, rpa):
     assert np.median(agreement(transfer, rest)) > np.median(agreement(direct, rest)) + 0.05
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model(rpa):
     a, b, c = (learn(rpa, sizes=SIZES, settings=replace(FAST, epochs=2, seed=s)).model_id for s in (0, 0, 1))
     assert a == b != c

@@ -22,6 +22,7 @@ def one_epoch(monkeypatch):
     monkeypatch.setattr(train_spectra, "N_FOLDS", 2)
 
 
+@pytest.mark.slow
 def test_the_whole_chain_is_trained_saved_and_named(one_epoch, tmp_path, capsys, labels):
     manifest = tmp_path / "few.json"
     manifest.write_text(json.dumps([k.material_id for k in labels[:16]]))

@@ -29,6 +29,7 @@ def run(data, progress=None, **kwargs):
     return model, train(model, graphs, target, validation, settings, progress)
 
 
+@pytest.mark.slow
 def test_it_learns(data):
     _, history = run(data, batch_size=16)
     assert min(history.train) < 0.5 * history.train[0]
@@ -68,6 +69,7 @@ def test_without_validation_it_trains_every_epoch(data):
     assert np.isnan(history.validation).all()
 
 
+@pytest.mark.slow
 def test_it_stops_early_and_reports_each_epoch(data):
     seen = []
     # With no learning rate nothing improves after the first epoch but for batch statistics settling.
@@ -123,6 +125,7 @@ def test_bfloat16_where_the_gpu_has_it(monkeypatch, has_bfloat16, half):
     assert pick_half("auto", torch.device("cuda")) is half
 
 
+@pytest.mark.slow
 def test_the_network_trains_in_half_precision(data, monkeypatch):
     """The arithmetic of mixed precision, on the CPU, which has bfloat16 too: nearly the same losses."""
     _, single = run(data, epochs=6)

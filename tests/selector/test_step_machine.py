@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -356,17 +357,16 @@ def test_promises_hold_for_long(database: Database[Any], tmp_path: Path) -> None
     play(database, tmp_path, examples=100, steps=50)
 
 
-SLEEPS = [
-    pytest.param(
-        *(when, what, ipa),
-        marks=[] if (when, what, ipa) == ("sleeps before", "vanished", "skip") else pytest.mark.slow,
+SLEEPS = list(
+    product(
+        ("sleeps before", "sleeps after", "dies before", "dies after"),
+        ("vanished", "metal", "stopped", "result"),
+        ("skip", "compute"),
     )
-    for when in ("sleeps before", "sleeps after", "dies before", "dies after")
-    for what in ("vanished", "metal", "stopped", "result")
-    for ipa in ("skip", "compute")
-]
+)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("when", "what", "ipa"), SLEEPS)
 def test_a_step_cut_at_each_of_its_writes(
     database: Database[Any], tmp_path: Path, when: str, what: str, ipa: str
