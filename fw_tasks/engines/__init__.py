@@ -7,6 +7,8 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from fw_tasks.engines.base import Engine
 from selector.errors import UsageError
 
@@ -56,7 +58,7 @@ def get_engine(name: str, preset: str | None = None, **options: Any) -> Engine:
     Raises
     ------
     UsageError
-        Unknown engine, preset or option; the message names the choices.
+        Unknown engine, preset or option, or a value of the wrong type; the message names the choices.
     """
     plugins = {e.name: e for e in entry_points(group=ENTRY_POINTS)}
     if name in _OWN:
@@ -71,4 +73,17 @@ def get_engine(name: str, preset: str | None = None, **options: Any) -> Engine:
     if unknown:
         known = ", ".join(p for p in parameters if p != "preset")
         raise UsageError(f"engine {name} has no option {unknown[0]!r}: its options are {known}")
+    if name in _OWN:
+        _check_types(name, make, options)
     return make(preset, **options)
+
+
+def _check_types(name: str, make: Callable[..., Engine], options: dict[str, Any]) -> None:
+    """Refuse a value of the wrong type: in YAML ``pw: true`` is no command, ``python: 3.11`` no interpreter."""
+    parameters = inspect.signature(make, eval_str=True).parameters
+    for key, value in options.items():
+        try:
+            TypeAdapter(parameters[key].annotation).validate_python(value, strict=True)
+        except ValidationError as error:
+            said = error.errors()[0]["msg"]
+            raise UsageError(f"engine {name}: option {key}: {said}, not {value!r}; see docs/engines.md") from error

@@ -15,9 +15,11 @@ def calculation_to_json(material_id: str, formula: str, calculation: Calculation
     """Keys and units of the document.
 
     ``sc`` (null without both levels), ``eps_static`` {level: Re eps at 0 eV}, ``gap_ev``, ``n_g``, ``cpu_s``,
-    ``wall_s``, ``engine``, ``version``, ``settings``, ``settings_hash``, and ``spectra``: ``energy_ev`` and
-    ``<level>_im``, ``<level>_re``, 2001 numbers each, traces / 3 on 0-20 eV. ``directions`` holds the same with
-    the field along x, y, z: ``<level>_im``, ``<level>_re``, 3 x 2001. ``optics`` holds what follows from the traces / 3
+    ``wall_s``, ``engine``, ``version``, ``settings``, ``settings_hash``. ``ladder`` has SC[RPA; IPA] at every cutoff of
+    the coupling G-vectors that was looked at: ``cutoff_ev``, ``n_g``, ``sc``, and ``axes``, the field directions whose
+    mean it is (empty for replayed labels). ``repairs`` says what was changed before the calculation came to its end.
+    ``spectra`` holds ``energy_ev`` and ``<level>_im``, ``<level>_re``, 2001 numbers each, traces / 3 on 0-20 eV;
+    ``directions`` the same with the field along x, y, z, 3 x 2001; ``optics`` what follows from the traces / 3
     (`selector.optics.Optics`), 2001 numbers each: ``<level>_n``, ``<level>_k``, ``<level>_absorption_per_cm``,
     ``<level>_reflectivity``, ``<level>_loss``.
     """
@@ -44,6 +46,8 @@ def calculation_to_json(material_id: str, formula: str, calculation: Calculation
         "version": calculation.version,
         "settings": calculation.settings,
         "settings_hash": calculation.settings_hash,
+        "ladder": calculation.details.get("ladder", []),
+        "repairs": calculation.details.get("repairs", []),
         "spectra": spectra,
         "directions": directions,
         "optics": properties,

@@ -69,7 +69,7 @@ class Magnetic(EngineError):
 class MissingDataset(EngineError):
     """No PAW dataset or pseudopotential for an element."""
 
-    remedy = "leave it out, or use an engine that knows the element"
+    remedy = "take another engine, or leave the material out"
 
 
 class OutOfMemory(EngineError):
@@ -95,7 +95,7 @@ class BadOutput(EngineError):
 class ProgramMissing(EngineError):
     """The engine's program is not installed."""
 
-    remedy = "install it; `selector doctor` says how"
+    remedy = "`selector doctor` says what is there"
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from fw_tasks.engines.base import BadOutput, Calculation, EngineError, MissingDa
 from fw_tasks.engines.checks import accept, check_closed_shell
 from fw_tasks.engines.gpaw_datasets import VALENCE_ELECTRONS
 from fw_tasks.engines.gpaw_settings import resolve_settings
-from fw_tasks.engines.worker_process import run_worker, sole_use
+from fw_tasks.engines.worker_process import refuse_full_disk, run_worker, sole_use
 from selector.errors import SelectorError, UsageError
 from selector.spectra import ENERGY_EV, Spectrum, settings_hash, similarity
 
@@ -104,6 +104,8 @@ class GPAWEngine:
         check_closed_shell(structure)
         if self.command and not shutil.which(self.command[0]):
             raise ProgramMissing(f"{self.command[0]} is not on PATH: install it, or leave out the option command")
+        if self.python is not None and not shutil.which(self.python):
+            raise ProgramMissing(f"{self.python} is no program: set the engine's option python to an interpreter")
         if self.python is None and not (importlib.util.find_spec("gpaw") and importlib.util.find_spec("gpaw_data")):
             raise ProgramMissing("GPAW is not installed: pip install 'theory-level-selector[gpaw]'")
 
@@ -132,19 +134,21 @@ class GPAWEngine:
                     (workdir / stale).unlink(missing_ok=True)
                 (workdir / JOB).write_text(json.dumps(self._job(job_id, material_id, structure, levels)))
                 status = run_worker(self._command(), workdir, workdir / LOG, time_limit_s)
+                wall_s = time.monotonic() - start
+                if status != 0:
+                    raise _failure(workdir, job_id, status, wall_s)
+                return self._read(workdir, job_id, levels, wall_s)
             except OSError as error:
                 raise SelectorError(f"{error.filename or workdir}: {error.strerror}; GPAW cannot run there") from error
-            wall_s = time.monotonic() - start
-            if status != 0:
-                raise _failure(workdir, job_id, status, wall_s)
-            return self._read(workdir, job_id, levels, wall_s)
 
     def collect(self, workdir: Path) -> Calculation | None:
-        """What the worker finished in ``workdir`` though the process that had started it died before reading it."""
+        """What the worker finished with these settings, though whoever started it died before reading it; or None."""
         result, job = workdir / RESULT, workdir / JOB
         if not result.exists():
             return None
         asked = json.loads(job.read_text())
+        if asked["settings"] != self.settings:
+            return None
         wall_s = result.stat().st_mtime - job.stat().st_mtime
         return self._read(workdir, asked["id"], asked["levels"], wall_s)
 
@@ -181,8 +185,8 @@ class GPAWEngine:
                 if meta.pop("id") != job_id:
                     raise ValueError("it belongs to another run")
                 spectra = {level: Spectrum(z["energy_ev"], z[f"{level}_eps"]) for level in LEVELS if level in levels}
-                if "rpa" in levels:
-                    meta["ladder"] = with_sc(meta["ladder"], z["energy_ev"], z["ladder_eps"])
+                rpa = "rpa" in levels
+                meta["ladder"] = with_sc(meta["ladder"], z["energy_ev"], z["ladder_eps"]) if rpa else []
             done = self._settings.repaired(meta["changed_settings"])
             calculation = Calculation(
                 spectra=spectra,
@@ -209,7 +213,8 @@ def with_sc(
     on_grid = CubicSpline(energy_ev, mean_eps.imag, axis=-1)(ENERGY_EV)
     if len(on_grid) != len(rungs):
         raise ValueError(f"{len(on_grid)} spectra for {len(rungs)} cutoffs")
-    return [{**rung, "sc": round(similarity(rpa, on_grid[0]), 6)} for rung, rpa in zip(rungs, on_grid, strict=True)]
+    scs = [round(similarity(rpa, on_grid[0]), 6) for rpa in on_grid]
+    return [{"axes": "xyz", **rung, "sc": sc} for rung, sc in zip(rungs, scs, strict=True)]
 
 
 def command_words(command: str) -> list[str]:
@@ -238,7 +243,15 @@ def check_datasets(structure: Structure) -> None:
 
 
 def _failure(workdir: Path, job_id: str, status: int, wall_s: float) -> EngineError:
-    """The error the worker wrote down; without one of this run, its last words."""
+    """The error the worker wrote down; without one of this run, its last words.
+
+    Raises
+    ------
+    SelectorError
+        The disk is full, which says nothing of the material.
+    """
+    said = (workdir / LOG).read_text(errors="replace")
+    refuse_full_disk(workdir, said, status)
     try:
         record = json.loads((workdir / ERROR).read_text())
         if record["id"] == job_id:
@@ -248,7 +261,6 @@ def _failure(workdir: Path, job_id: str, status: int, wall_s: float) -> EngineEr
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # No record, or a garbled one: what the log says is all there is.
         pass
-    said = (workdir / LOG).read_text(errors="replace")
     lines = said.split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
     if OUT_OF_MEMORY.search(said):

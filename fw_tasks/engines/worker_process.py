@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import signal
 import subprocess
 import time
@@ -21,6 +23,7 @@ from selector.errors import SelectorError
 
 GRACE_S = 5.0
 GRACE_SHARE = 0.1
+NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -94,6 +97,18 @@ def run_worker(command: Sequence[str], workdir: Path, log: Path, time_limit_s: f
     if status < 0:
         raise BadOutput(f"the worker crashed ({signal.Signals(-status).name}); see {log}", wall_s)
     return status
+
+
+def refuse_full_disk(folder: Path, said: str, status: int, otherwise: str = "choose another folder") -> None:
+    """Tell a full disk from a bad result; what could not be written cannot always say so.
+
+    Raises
+    ------
+    SelectorError
+        The program's output says that it could not write, or it failed and ``folder`` has no space left.
+    """
+    if NO_SPACE.search(said) or (status != 0 and shutil.disk_usage(folder).free == 0):
+        raise SelectorError(f"{folder}: no space left; free some, or {otherwise}")
 
 
 def _stop(process: subprocess.Popen[bytes], grace_s: float) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fw_tasks.engines.base import OutOfMemory, ProgramMissing, TimedOut
-from fw_tasks.engines.worker_process import run_worker
-from selector.errors import SelectorError, UsageError
+from fw_tasks.engines.worker_process import refuse_full_disk, run_worker
+from selector.errors import UsageError
 
 NOT_FOUND = 127
 KILLED = 128 + 9
@@ -106,8 +106,7 @@ class Programs:
             raise ProgramMissing(f"{shlex.join(command)} cannot be run; see {folder / log}", wall_s)
         if status == KILLED or (status != 0 and RANK_KILLED.search(said)):
             raise OutOfMemory(f"{program} was killed, most likely for its memory; see {folder / log}", wall_s)
-        if "No space left on device" in said or (status != 0 and shutil.disk_usage(folder).free == 0):
-            raise SelectorError(f"{folder}: no space left; free some, or set the engine's option scratch")
+        refuse_full_disk(folder, said, status, "set the engine's option scratch")
         return said, Usage(wall_s, cpu_s)
 
     def _words(self, program: str) -> list[str]:

@@ -36,6 +36,7 @@ from selector.spectra import ENERGY_EV, Spectrum, settings_hash
 LEVELS = ("ipa", "rpa")
 RESULT = "result.npz"
 AXIS_NAMES = "xyz"
+MRY_EV = 0.013605693
 
 
 class QEYamboEngine:
@@ -185,7 +186,12 @@ class QEYamboEngine:
                 "versions": {"pw.x": ground.result.version, "yambo": setup.version},
                 "ground_state": path,
                 "spin_check": spin_check,
-                "ladders": {axes: [asdict(rung) for rung in rungs] for axes, rungs in ladders.items()},
+                "ladder": [
+                    {"axes": axes, "cutoff_ev": rung.cutoff_mry * MRY_EV, **asdict(rung)}
+                    for axes, rungs in ladders.items()
+                    for rung in rungs
+                ],
+                "repairs": [f"{step.name}: {repair}" for step in finished for repair in step.repairs],
                 "n_g": max(response.n_g for response in responses.values()),
                 "n_k": n_k,
                 "n_bands": n_bands,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from pymatgen.core import Element
 
 from fw_tasks.engines.base import MissingDataset
 from fw_tasks.engines.qe_yambo.sg15 import MD5
@@ -46,6 +49,16 @@ def find_pseudopotentials(folder: Path | None, elements: Iterable[str], family: 
     return {element: _find(folder, element, family) for element in sorted(set(elements))}
 
 
+def usable_elements(folder: Path | None, family: str) -> list[str]:
+    """The elements that `find_pseudopotentials` finds a file for; `MissingDataset` where there is no folder."""
+    find_pseudopotentials(folder, [], family)
+    usable: list[str] = []
+    for element in Element:
+        with contextlib.suppress(MissingDataset):
+            usable += find_pseudopotentials(folder, [element.symbol], family)
+    return usable
+
+
 def _find(folder: Path, element: str, family: str) -> Pseudopotential:
     name = re.compile(rf"{element}([._-].*)?\.upf", re.IGNORECASE)
     files = sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
@@ -56,7 +69,10 @@ def _find(folder: Path, element: str, family: str) -> Pseudopotential:
     if known is not None:
         found = [p for p in found if p.md5 == known.get(element)]
         if not found:
-            raise MissingDataset(f"{files[0]}: not the {family} pseudopotential of {element} (another MD5 sum)")
+            raise MissingDataset(
+                f"{files[0]}: not the {family} pseudopotential of {element} (another MD5 sum): download it, or give "
+                "the engine's setting pseudopotentials another name"
+            )
     elif len(found) > 1:
         names = ", ".join(path.name for path in files)
         raise MissingDataset(f"{folder} has several pseudopotentials for {element} ({names}); leave one")

@@ -57,6 +57,11 @@ def repaired(job: dict, path: Path) -> None:
     result(job, path, repairs=["Niggli-reduced cell"], changed_settings={"cell": "niggli"})
 
 
+def full_disk() -> None:
+    with open("/dev/full", "w") as f:  # noqa: PTH123
+        f.write("no room")
+
+
 def alloc() -> int:
     print("OpenBLAS error: Memory allocation still failed after 10 retries, giving up.")
     return 1
@@ -95,6 +100,7 @@ def main() -> int | None:
         "no ladder": lambda: result(job, path, ladder_eps=None),
         "repaired": lambda: repaired(job, path),
         "allocation": alloc,
+        "full disk": full_disk,
     }
     return behaviours[what]()
 

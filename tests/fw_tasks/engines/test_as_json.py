@@ -49,6 +49,19 @@ def test_optics_are_those_of_the_traces(calculation: Calculation) -> None:
         np.testing.assert_allclose((n + 1j * k) ** 2, spectra["re"] + 1j * spectra["im"], rtol=1e-12, atol=1e-12)
 
 
+def test_how_the_result_came_about(calculation: Calculation) -> None:
+    ladder = [
+        {"axes": "xyz", "cutoff_ev": 0.01, "n_g": 1, "sc": 1.0},
+        {"axes": "xyz", "cutoff_ev": 55.2, "n_g": 15, "sc": 0.2},
+    ]
+    facts = {"ladder": ladder, "repairs": ["mixer: Pulay, 0.02"]}
+    told = calculation_to_json("x", "RbF3", Calculation(**{**calculation.__dict__, "details": facts}))
+    assert {key: told[key] for key in facts} == facts
+    # A label of the shipped ones knows neither.
+    replayed = calculation_to_json("x", "RbF3", calculation)
+    assert (replayed["ladder"], replayed["repairs"]) == ([], [])
+
+
 def test_one_level_has_no_sc(calculation: Calculation) -> None:
     alone = Calculation(**{**calculation.__dict__, "spectra": {"ipa": calculation.spectra["ipa"]}})
     document = calculation_to_json("x", "RbF3", alone)

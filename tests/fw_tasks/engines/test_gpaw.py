@@ -160,7 +160,7 @@ def test_a_good_result(tmp_path: Path) -> None:
     assert 0.0 < result.wall_s < 60.0
     assert result.details["n_g"] == 27
     rungs = result.details["ladder"]
-    assert [rung["n_g"] for rung in rungs] == [1, 9, 27]
+    assert [(rung["axes"], rung["n_g"]) for rung in rungs] == [("xyz", 1), ("xyz", 9), ("xyz", 27)]
     assert [rung["sc"] for rung in rungs] == pytest.approx([1.0, 0.9, 0.8], abs=1e-5)
     result.save(tmp_path / "saved.npz")
     assert Calculation.load(tmp_path / "saved.npz").sc == pytest.approx(0.8, abs=1e-6)
@@ -175,7 +175,9 @@ def test_a_repair_that_changes_the_numbers_changes_the_hash(tmp_path: Path) -> N
 
 
 def test_only_the_levels_asked_for(tmp_path: Path) -> None:
-    assert set(compute("no rpa", tmp_path, levels=("ipa",)).spectra) == {"ipa"}
+    result = compute("no rpa", tmp_path, levels=("ipa",))
+    assert set(result.spectra) == {"ipa"}
+    assert result.details["ladder"] == []
 
 
 @pytest.mark.parametrize("levels", [(), ("gw",), ("ipa", "bse")])
@@ -370,6 +372,11 @@ def test_a_killed_launcher_leaves_no_worker_computing(how: signal.Signals, tmp_p
     launcher.wait(20)
     assert gone(workers[0])
     assert not (tmp_path / "result.npz").exists()
+    # The next run in the folder starts clean, whatever the killed one was writing.
+    (tmp_path / "result.npz.part").write_text("half written")
+    assert GPAWEngine().collect(tmp_path) is None
+    assert compute("good", tmp_path).gap_ev == 4.0
+    assert not (tmp_path / "result.npz.part").exists()
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -377,6 +384,27 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(SelectorError, match="file") as caught:
         compute("good", tmp_path / "file" / "folder")
     assert not isinstance(caught.value, EngineError)
+
+
+@pytest.mark.parametrize(
+    ("what", "full", "says"),
+    [
+        ("full disk", None, "no space left; free some"),
+        ("good", "job.json", "No space left on device"),
+        ("gap of 0", "rejected.npz.part", "No space left on device"),
+    ],
+)
+def test_a_full_disk_is_no_fault_of_the_material(what: str, full: str | None, says: str, tmp_path: Path) -> None:
+    """Whoever writes meets it: the worker, this process before it, this process after it."""
+    if full:
+        (tmp_path / full).symlink_to("/dev/full")
+    with pytest.raises(SelectorError, match=says) as caught:
+        compute(what, tmp_path)
+    assert not isinstance(caught.value, EngineError)
+    assert str(tmp_path) in str(caught.value)
+    if full:
+        (tmp_path / full).unlink()
+    assert compute("good", tmp_path).gap_ev == 4.0
 
 
 def test_a_python_that_does_not_exist(tmp_path: Path) -> None:
@@ -399,4 +427,5 @@ def test_a_result_nobody_read_is_collected(tmp_path: Path) -> None:
     assert collected is not None
     assert collected.sc == read.sc
     assert collected.details == read.details
+    assert GPAWEngine("smoke", worker=FAKE).collect(tmp_path) is None
     assert 0.0 <= collected.wall_s <= read.wall_s + 1.0

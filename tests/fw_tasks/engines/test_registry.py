@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,7 @@ def test_own_engines() -> None:
     assert isinstance(gpaw, GPAWEngine)
     assert gpaw.settings["name"] == "tight-1"
     assert gpaw.spin_check is False
+    assert get_engine("gpaw", memory_limit_gb=4, python=Path(sys.executable)).memory_limit_gb == 4
     assert isinstance(get_engine("replay"), ReplayEngine)
 
 
@@ -30,9 +33,14 @@ def test_own_engines() -> None:
         (("replay", "smoke"), {}, "standard"),
         (("gpaw",), {"cores": 4}, "'cores'.*python"),
         (("replay",), {"scale": 4}, "'scale'.*time_scale"),
+        (("qe_yambo",), {"pw": True}, "option pw: .*valid string, not True"),
+        (("qe_yambo",), {"settings": "kppa_scf"}, "option settings: .*dictionary"),
+        (("gpaw",), {"memory_limit_gb": "much"}, "option memory_limit_gb: .*number, not 'much'"),
+        (("gpaw",), {"max_scf_iterations": 1.5}, "option max_scf_iterations: .*integer, not 1.5"),
+        (("gpaw",), {"spin_check": "no"}, "option spin_check: .*boolean, not 'no'"),
     ],
 )
-def test_unknown_names_list_the_choices(arguments: tuple, options: dict, says: str) -> None:
+def test_what_it_does_not_know_is_named(arguments: tuple, options: dict, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         get_engine(*arguments, **options)
 

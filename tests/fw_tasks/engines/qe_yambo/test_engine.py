@@ -206,6 +206,7 @@ def test_a_field_that_does_not_converge_is_repaired(
     calculation = engine.compute("Si", si, BOTH, run, 60.0)
     stages = {stage["name"]: stage for stage in calculation.details["stages"]}
     assert stages[SCF]["repairs"] == ["mixing 0.3", "mixing 0.2, conjugate gradients"]
+    assert calculation.details["repairs"] == [f"{SCF}: mixing 0.3", f"{SCF}: mixing 0.2, conjugate gradients"]
     assert "diagonalization = 'cg'" in (run / SCF / "pw.in").read_text()
     assert calculation.sc == pytest.approx(SC_AT_2000, abs=1e-4)
     assert journal().count("scf") == 3

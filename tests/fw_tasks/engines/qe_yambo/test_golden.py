@@ -28,8 +28,10 @@ def test_every_row_of_the_summary(
     engine = replayed(ladder=LADDERS[name])
     calculation = engine.compute(name, crystals[name], ["ipa", "rpa"], tmp_path / "run", 600.0)
 
-    rungs = {rung["cutoff_mry"]: rung for rung in calculation.details["ladders"]["xyz"]}
+    rungs = {rung["cutoff_mry"]: rung for rung in calculation.details["ladder"]}
     assert tuple(rungs) == LADDERS[name]
+    assert {rung["axes"] for rung in rungs.values()} == {"xyz"}
+    assert rungs[2000]["cutoff_ev"] == pytest.approx(27.2114, abs=1e-3)
     assert rungs[0]["sc"] == pytest.approx(1.0, abs=1e-5)
     for row, recorded in summary.items():
         if row.startswith(f"{name}/"):
