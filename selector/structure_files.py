@@ -93,7 +93,27 @@ def read_structure(path: Path | str) -> Structure:
         raise StructureError("unreadable", f"{path}: cannot be read ({error.strerror})") from None
     if not text.strip():
         raise StructureError("unreadable", f"{path}: the file is empty; fetch or export it again")
-    parse = {".cif": _from_cif, ".json": _from_json}.get(path.suffix.lower(), _from_poscar)
+    form = {".cif": "cif", ".json": "json"}.get(path.suffix.lower(), "poscar")
+    try:
+        return parse_structure(text, form)
+    except StructureError as error:
+        raise StructureError(error.reason, f"{path}: {error}") from None
+
+
+def parse_structure(text: str, form: str) -> Structure:
+    """Read one crystal from text; otherwise as :func:`read_structure`, whose errors name the file as well.
+
+    Parameters
+    ----------
+    text : what such a file holds
+    form : "cif", "json" or "poscar"
+
+    Raises
+    ------
+    StructureError
+        One line: what is wrong, what to do.
+    """
+    parse = {"cif": _from_cif, "json": _from_json, "poscar": _from_poscar}[form]
     try:
         with warnings.catch_warnings():
             # What matters among pymatgen's warnings is checked by name below; the rest would only clutter a batch.
@@ -102,11 +122,11 @@ def read_structure(path: Path | str) -> Structure:
             if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all()):
                 raise StructureError("unreadable", "a cell vector or position is not a finite number; correct the file")
             return _bare(structure)
-    except StructureError as error:
-        raise StructureError(error.reason, f"{path}: {error}") from None
+    except StructureError:
+        raise
     except Exception as error:  # a parser may fail in any way on a broken file
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        raise StructureError("unreadable", f"{path}: not a valid structure ({why}); check or re-export it") from None
+        raise StructureError("unreadable", f"not a valid structure ({why}); check or re-export it") from None
 
 
 def _from_cif(text: str) -> Structure:

@@ -14,6 +14,7 @@ from rich.table import Table
 from selector.candidates import Candidate, StructureError, find_structure_files, read_candidate
 from selector.cli.common import AsJson, Device, console, errors, print_json, progress
 from selector.cli.ipa_spectra import KnownSpectrum, read_ipa_spectra
+from selector.cli.shards import Wanted, predict_in_shards
 from selector.cli.spectra import columns, load_models, write_spectra
 from selector.errors import UsageError
 from selector.files import make_writable, write_text_atomically
@@ -23,9 +24,16 @@ COLUMNS = ("material_id", "formula", "sc_mean", "sc_std", "sc_lo", "sc_hi", "p_l
 
 def predict(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="CIF, POSCAR or JSON files, or folders of them.")
+        list[Path],
+        typer.Argument(
+            metavar="PATH...",
+            help="CIF, POSCAR or JSON files, or folders of them; with --shards Parquet or extxyz, or collection:NAME.",
+        ),
     ],
-    out: Annotated[Path | None, typer.Option(help="CSV file to write; without it a table is printed.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="CSV file to write; without it a table is printed. With --shards a folder of Parquet files."),
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to use (default: those that ship).")] = None,
     threshold: Annotated[float, typer.Option(help="SC below which RPA is wanted: p_low is its probability.")] = 0.75,
     ipa: Annotated[
@@ -38,14 +46,42 @@ def predict(
     spectrum_model: Annotated[
         list[Path] | None, typer.Option(help="Spectrum models to use, one a level (default: those that ship).")
     ] = None,
+    shards: Annotated[
+        bool,
+        typer.Option("--shards", help="Millions of structures: a shard at a time; stopped, it resumes where it was."),
+    ] = False,
+    into: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --shards: a collection for the predictions, not a folder.")
+    ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "-c", help="With --shards: the shards become fireworks in the database of this campaign file."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --shards: local processes (default: 1; with --config 0, other workers do it)."),
+    ] = None,
+    shard_size: Annotated[
+        int | None, typer.Option(min=1, help="With --shards: structures a shard (default: 10000).")
+    ] = None,
+    id_key: Annotated[
+        str | None, typer.Option(help="With --shards: column or key of the names (default: material_id, mat_id, ...).")
+    ] = None,
+    top: Annotated[
+        int, typer.Option(min=0, metavar="K", help="With --shards: print the K of largest expected local-field effect.")
+    ] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Predict SC[RPA; IPA] of crystals. With 90 % intervals; files that cannot be read are named and left out."""
-    if spectrum_model and spectra is None:
-        raise UsageError("--spectrum-model goes with --spectra DIR, the folder for what it predicts")
-    if out is not None:
-        make_writable(out.resolve().parent)
+    wanted = Wanted(out, into, config_file, jobs, shard_size, id_key, top, device, as_json)
+    if shards:
+        _in_shards(paths, checkpoint, threshold, wanted, ipa or spectra or spectrum_model)
+        return
+    wanted.refuse_without_shards()
+    _check_options(out, spectra, spectrum_model)
     predictor = _load_predictor(checkpoint, ipa)
     models = load_models(spectrum_model or []) if spectra is not None else []
     known = None if ipa is None else read_ipa_spectra(ipa)
@@ -74,6 +110,19 @@ def predict(
         console.print(f"Spectra by {' and '.join(m.model_id for m in models)} in {spectra}", soft_wrap=True)
     if n_failed:
         raise typer.Exit(1)
+
+
+def _in_shards(paths: Sequence[Path], checkpoint: Path | None, threshold: float, wanted: Wanted, spectra: Any) -> None:
+    if spectra:
+        raise UsageError("--shards predicts SC from structures alone: leave out --ipa, --spectra, --spectrum-model")
+    predict_in_shards(paths, checkpoint, threshold, wanted)
+
+
+def _check_options(out: Path | None, spectra: Path | None, spectrum_model: Sequence[Path] | None) -> None:
+    if spectrum_model and spectra is None:
+        raise UsageError("--spectrum-model goes with --spectra DIR, the folder for what it predicts")
+    if out is not None:
+        make_writable(out.resolve().parent)
 
 
 def _read(paths: Sequence[Path]) -> tuple[list[Candidate], int]:

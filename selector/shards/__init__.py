@@ -1,0 +1,1 @@
+"""Prediction of millions of structures, a shard at a time (docs/prediction.md)."""
