@@ -1,10 +1,13 @@
 """What a calculation will cost: the engine's formula, corrected by what the ledger has seen.
 
 With ratios r = log(used / estimated), the campaign's machine shifts every estimate by a common factor; materials
-scatter about it. Both are normal in the logarithm: the shift has a prior around one, the scatter a prior from the
-engine's own fit, and every settled calculation updates them (conjugate normal mean, scatter by pooled variance). One
-that was stopped at its time limit is known to cost more than it used: it counts with what it would have used, given
-that (expectation maximisation; Dempster, Laird and Rubin, J. R. Stat. Soc. B 39, 1 (1977)).
+scatter about it. The shift is normal with a prior around one, the scatter has a prior from the engine's own fit, and
+every settled calculation updates their moments (conjugate normal mean, pooled variance). The scatter is skewed, as much
+delays a calculation and little speeds it up: r follows a Gumbel distribution. Of the first 138 recorded costs 5.1 % lie
+beyond the 99 % point of a normal distribution of their mean and variance, 0.7 % beyond that of a Gumbel one.
+
+A calculation that was stopped at its time limit is known to cost more than it used: it counts with what it would have
+used, given that (expectation maximisation; Dempster, Laird and Rubin, J. R. Stat. Soc. B 39, 1 (1977)).
 
 There is a model for each purpose, IPA alone and RPA: a machine may be slower at one than at the other.
 """
@@ -17,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.stats import gumbel_r, norm
 
 Array = NDArray[np.float64]
 
@@ -27,6 +30,10 @@ SCATTER_PRIOR_WEIGHT = 10
 """The engine's own scatter counts as much as this many settled calculations."""
 MIN_SCATTER = 0.01
 MAX_ROUNDS, TOLERANCE = 200, 1e-6
+_SCALE = math.sqrt(6.0) / math.pi
+_GUMBEL = gumbel_r(loc=-np.euler_gamma * _SCALE, scale=_SCALE)
+"""Of mean 0 and variance 1; its skewness is 1.14 (that of the first 138 recorded costs 1.23)."""
+_N_BEYOND = 200
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,11 @@ class CostError:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Log-normal costs of one purpose: median factor ``exp(shift)`` on the engine's estimate.
+    """Costs of one purpose, as factors on the engine's estimate.
 
     Attributes
     ----------
-    shift, shift_sd : mean and standard deviation of the common log factor
+    shift, shift_sd : mean and standard deviation of what the mean log factor is taken to be
     scatter : standard deviation of log cost from material to material
     finished, stopped : log(used / estimated) of the calculations learned from; the stopped ones completed
     engine_log_sd : scatter of the engine's own fit
@@ -91,12 +98,11 @@ class CostModel:
 
     def predict(self, estimate_cpu_h: ArrayLike) -> Array:
         """Median cost, CPU-hours, of materials with these estimates (n,)."""
-        return np.asarray(estimate_cpu_h, dtype=float) * math.exp(self.shift)
+        return np.asarray(estimate_cpu_h, dtype=float) * math.exp(self.shift + self.scatter * _GUMBEL.median())
 
     def reserve(self, estimate_cpu_h: ArrayLike, quantile: float) -> Array:
         """The cost, CPU-hours, (n,), that is not exceeded with this probability."""
-        spread = math.hypot(self.shift_sd, self.scatter)
-        return self.predict(estimate_cpu_h) * math.exp(norm.ppf(quantile) * spread)
+        return self.predict(estimate_cpu_h) * np.exp(_beyond_median(quantile, self.shift_sd, self.scatter))
 
     def interval(self, estimate_cpu_h: ArrayLike, coverage: float = 0.9) -> tuple[Array, Array]:
         """The costs, CPU-hours, each (n,), between which a calculation ends with this probability."""
@@ -110,9 +116,9 @@ class CostModel:
         ratios = np.array(self.finished)
         others = _Moments.of(ratios) + self.stopped + _Moments(-1, -ratios, -(ratios**2))
         shift, shift_sd, scatter = _posterior(others, self.engine_log_sd)
-        off = np.abs(ratios - shift)
-        inside = off <= norm.ppf(0.95) * np.hypot(shift_sd, scatter)
-        return CostError(len(ratios), float(np.median(off)), int(inside.sum()))
+        off = ratios - (shift + scatter * _GUMBEL.median())
+        lo, hi = (_beyond_median(quantile, shift_sd, scatter) for quantile in (0.05, 0.95))
+        return CostError(len(ratios), float(np.median(np.abs(off))), int(((lo <= off) & (off <= hi)).sum()))
 
 
 @dataclass(frozen=True)
@@ -141,9 +147,15 @@ def _posterior(seen: _Moments, engine_log_sd: float) -> tuple[Array, Array, Arra
     return total / variance / precision, precision**-0.5, np.sqrt(variance)
 
 
+def _beyond_median(quantile: float, shift_sd: ArrayLike, scatter: ArrayLike) -> Array:
+    """How far a quantile of the log cost lies from its median, where shift and scatter add like independent errors."""
+    of_scatter = np.multiply(scatter, _GUMBEL.ppf(quantile) - _GUMBEL.median())
+    return np.sign(quantile - 0.5) * np.hypot(np.multiply(shift_sd, norm.ppf(quantile)), of_scatter)
+
+
 def _beyond(limits: Array, shift: Array, scatter: Array) -> _Moments:
-    """Expected moments of log ratios that are known to exceed ``limits``, were they normal."""
-    z = (limits - shift) / scatter
-    hazard = np.exp(norm.logpdf(z) - norm.logsf(z))
-    mean = shift + scatter * hazard
-    return _Moments(len(limits), float(mean.sum()), float((mean**2 + scatter**2 * (1 - hazard * (hazard - z))).sum()))
+    """Expected moments of log ratios that are known to exceed ``limits``."""
+    middles = (np.arange(_N_BEYOND) + 0.5) / _N_BEYOND
+    log_sf = _GUMBEL.logsf((limits - shift) / scatter)
+    beyond = shift + scatter * _GUMBEL.isf(np.exp(log_sf[:, None]) * middles)
+    return _Moments(len(limits), float(beyond.mean(axis=1).sum()), float((beyond**2).mean(axis=1).sum()))

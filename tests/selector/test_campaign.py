@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 from pymongo.database import Database
-from rehearsal import HASH, Computed, Meter, begin, check_promises, crystal
+from rehearsal import HASH, Computed, begin, check_promises, computed, crystal
 
 from selector import recalibration
 from selector.campaign import Campaign
 from selector.candidates import Rejection
 from selector.chronicle import compile_record
-from selector.config import CampaignConfig
-from selector.costs import CostModel
 from selector.errors import SelectorError, UsageError
 from selector.protocols import Failure, Result
 from selector.report import DECISION_COLUMNS
@@ -114,19 +112,27 @@ def test_a_failure_is_named_charged_and_retried_where_that_may_help(
 def test_a_timed_out_candidate_asks_for_twice_its_time_however_long_it_waits(
     database: Database[Any], tmp_path: Path
 ) -> None:
-    quantile = CampaignConfig.model_fields["reserve_quantile"].default
-    first_cpu_h = float(CostModel.learn([], Meter().cost_log_sd).reserve(0.01, quantile))
-    campaign, dispatcher = begin(database, tmp_path, budget_cpu_h=2.99 * first_cpu_h, max_in_flight=1)
-    campaign.add([crystal("a", 0.5), crystal("b", 0.6)], [])
+    campaign, dispatcher = begin(database, tmp_path, max_in_flight=1)
+    known = [crystal(f"x{i}", 0.3 + 0.01 * i) for i in range(5)]
+    campaign.add([*known, crystal("a", 0.5), crystal("b", 0.6)], [])
     campaign.step()
-    (key,) = dispatcher.jobs
+    for _ in known:
+        (job,) = dispatcher.waiting()
+        dispatcher.outcomes[job.key] = Result(computed(job, 0.3, 36.0))
+        campaign.step()
+    (job,) = dispatcher.waiting()
     reserved = campaign.store.ledger.totals().reserved_cpu_h
-    dispatcher.outcomes[key] = Failure("TimedOut", "slow", reserved * 3600, retry=True)
+    assert (job.material_id, job.time_limit_s) == ("a", pytest.approx(reserved * 3600, abs=0.001))
+    dispatcher.outcomes[job.key] = Failure("TimedOut", "slow", reserved * 3600, retry=True)
     # What is left is enough for b, not for a's second attempt: it waits, and then stays at IPA.
+    spare_cpu_h = campaign.store.ledger.totals().available_cpu_h - 1.9 * reserved
+    campaign.store.ledger.book("learn-much", spare_cpu_h)
     for _ in range(4):
         campaign.step()
     second = next(job for job in dispatcher.jobs.values() if job.material_id == "b")
     dispatcher.outcomes[second.key] = Failure("Metallic", "no gap", 1.0, retry=False)
+    campaign.step()
+    campaign.learn(dispatcher.learning[-1])
     campaign.step()
     c = campaign.store.candidate("a")
     assert c["status"] == "skipped"
@@ -146,7 +152,7 @@ def test_retries_end_at_the_limit(database: Database[Any], tmp_path: Path) -> No
 
 
 def test_the_campaign_stops_at_its_budget_and_says_so(database: Database[Any], tmp_path: Path) -> None:
-    campaign, dispatcher = begin(database, tmp_path, budget_cpu_h=0.06)
+    campaign, dispatcher = begin(database, tmp_path, budget_cpu_h=0.075)
     campaign.add([crystal(f"x{i}", 0.3 + 0.02 * i) for i in range(10)], [])
     for _ in range(30):
         campaign.step()
