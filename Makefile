@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 
-.PHONY: venv chromium pseudos quantum-espresso demo test test-slow test-qe test-yambo test-fireworks lint clean
+.PHONY: venv chromium pseudos quantum-espresso slurm demo test test-slow test-qe test-slurm test-yambo test-fireworks lint clean
 
 venv: $(STAMP)
 
@@ -19,10 +19,10 @@ demo: venv
 	@sh configs/demo/run.sh $(BIN)/selector
 
 test: venv
-	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not mongo and not gpu and not chromium and not qe and not yambo' --cov --cov-report=term
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not mongo and not gpu and not chromium and not qe and not slurm and not yambo' --cov --cov-report=term
 
 test-slow: venv chromium
-	$(BIN)/pytest -n 2 --dist worksteal -m '(slow or chromium) and not timed and not mongo'
+	$(BIN)/pytest -n 2 --dist worksteal -m '(slow or chromium) and not timed and not mongo and not slurm'
 	$(BIN)/pytest -m 'timed and not mongo'
 
 # The report is looked at in a real browser; Debian's package needs root.
@@ -39,6 +39,14 @@ quantum-espresso:
 
 test-qe: venv quantum-espresso pseudos
 	SELECTOR_PSEUDO_DIR=$(PSEUDOS) $(BIN)/pytest -m qe
+
+# A SLURM of one node: Debian's packages need root.
+slurm:
+	@PATH=$$PATH:/usr/sbin; for p in munged slurmctld slurmd sbatch; do command -v $$p >/dev/null || missing=$$p; done; \
+	test -z "$$missing" || { apt-get update -qq && apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge; }
+
+test-slurm: venv slurm
+	$(BIN)/pytest -m slurm
 
 test-yambo: venv pseudos
 	SELECTOR_PSEUDO_DIR=$(PSEUDOS) $(BIN)/pytest -m yambo

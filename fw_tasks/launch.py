@@ -53,7 +53,7 @@ def campaign_on(launchpad: LaunchPad, name: str) -> Campaign:
     store = Store(launchpad.db, name)
     config = CampaignConfig.model_validate(store.campaign()["config"])
     engine = get_engine(config.engine.name, config.engine.preset, **config.engine.options)
-    dispatcher = FireWorksDispatcher(launchpad, config.folder, engine)
+    dispatcher = FireWorksDispatcher(launchpad, config.folder, engine, config.lost_after_h * 3600)
     return Campaign(store, config, engine, dispatcher, Shelf(config.folder / "models"))
 
 

@@ -21,6 +21,8 @@ from pymongo.errors import AutoReconnect
 
 from fw_tasks.engines import get_engine
 from fw_tasks.engines.base import EngineError
+from fw_tasks.recovery import earlier_result, written_down
+from fw_tasks.stopping import at_walltime, stopping
 from selector.errors import SelectorError
 
 T = TypeVar("T")
@@ -42,11 +44,14 @@ class ComputeSpectrum(FiretaskBase):
         workdir = Path(job["workdir"])
         workdir.mkdir(parents=True, exist_ok=True)
         result = workdir / "calculation.npz"
-        with claimed(workdir, job["time_limit_s"]) as waited:
+        with claimed(workdir, job["time_limit_s"]) as waited, written_down(job, workdir):
             if result.exists():
                 return FWAction(stored_data={"result": str(result)})
             if waited and (workdir / "failure.json").exists():
                 raise AttemptFailed(f"another launch of this attempt failed; see {workdir}/failure.json")
+            if (lies := earlier_result(job, workdir)) is not None:
+                write_failure(workdir, "AlreadyComputed", f"its result lies in {lies}", 0.0, interrupted=True)
+                raise AttemptFailed(f"another attempt's result lies in {lies}; it is not computed again")
             return self._compute(job, workdir, result)
 
     def _compute(self, job: dict[str, Any], workdir: Path, result: Path) -> FWAction:
@@ -55,18 +60,25 @@ class ComputeSpectrum(FiretaskBase):
         started = time.time()
         try:
             engine = get_engine(job["engine"]["name"], job["engine"]["preset"], **job["engine"]["options"])
-            calculation = engine.compute(
-                job["material_id"], structure, LEVELS[job["level"]], workdir, job["time_limit_s"]
-            )
+            with stopping.may_interrupt():
+                calculation = engine.compute(
+                    job["material_id"], structure, LEVELS[job["level"]], workdir, job["time_limit_s"]
+                )
             calculation.save(result)
         except EngineError as e:
-            _write_failure(workdir, e.reason, f"{e}; {e.remedy}", time.time() - started, retry=e.retry)
+            write_failure(workdir, e.reason, f"{e}; {e.remedy}", time.time() - started, retry=e.retry)
             raise
         except (KeyboardInterrupt, SystemExit):
-            _write_failure(workdir, "Interrupted", "the run was stopped", time.time() - started, interrupted=True)
+            if at_walltime():
+                message = "its queue job reached its walltime; give its category more start-up time in the cluster file"
+                write_failure(workdir, "TimedOut", message, time.time() - started, retry=True)
+            else:
+                write_failure(workdir, "Interrupted", "the run was stopped", time.time() - started, interrupted=True)
             raise
         except Exception as e:
-            _write_failure(workdir, type(e).__name__, str(e).split("\n")[0], time.time() - started)
+            # A full disk or a folder that is gone is no fault of the material.
+            machine = isinstance(e, SelectorError | OSError)
+            write_failure(workdir, type(e).__name__, str(e).split("\n")[0], time.time() - started, retry=machine)
             raise
         sc = calculation.sc if job["level"] == "rpa" else None
         return FWAction(stored_data={"result": str(result), "wall_s": calculation.wall_s, "sc": sc})
@@ -95,7 +107,8 @@ def claimed(workdir: Path, time_limit_s: float) -> Iterator[bool]:
     except Timeout:
         log.warning("another launch computes in %s; waiting for it", workdir)
         try:
-            lock.acquire(timeout=time_limit_s + CLAIM_GRACE_S)
+            with stopping.may_interrupt():
+                lock.acquire(timeout=time_limit_s + CLAIM_GRACE_S)
         except Timeout:
             raise AttemptFailed(f"another launch still computes in {workdir}, long after its time limit") from None
         waited = True
@@ -130,7 +143,8 @@ class FineTune(FiretaskBase):
     def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
         from fw_tasks.launch import campaign_on
 
-        model_id = once_more(lambda: campaign_on(self.launchpad, self["campaign"]).learn(self["key"]))
+        with stopping.may_interrupt():
+            model_id = once_more(lambda: campaign_on(self.launchpad, self["campaign"]).learn(self["key"]))
         return FWAction(stored_data={"model_id": model_id})
 
 
@@ -157,9 +171,10 @@ def once_more(action: Callable[[], T]) -> T:
         return action()
 
 
-def _write_failure(
+def write_failure(
     workdir: Path, reason: str, message: str, wall_s: float, retry: bool = False, interrupted: bool = False
 ) -> None:
+    """Write down in a job's folder why it came to nothing, before its rocket ends."""
     failure = {
         "reason": reason,
         "message": message,

@@ -9,11 +9,24 @@ A campaign is ``running``; ``stopped`` by hand, until it is resumed; ``auditing`
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selector import budgeting, choosing, closing, dispatching, learning, looks, lots, predicting, settling, stages
+from selector import (
+    budgeting,
+    choosing,
+    closing,
+    dispatching,
+    learning,
+    looks,
+    lots,
+    predicting,
+    returned,
+    settling,
+    stages,
+)
 from selector.candidates import Candidate, Rejection
 from selector.choosing import Choice, Pending
 from selector.config import CHANGEABLE, CampaignConfig
@@ -139,15 +152,45 @@ class Campaign(Steering):
         stored = CampaignConfig.model_validate(self.store.campaign()["config"])
         self.config = self.config.model_copy(update={key: getattr(stored, key) for key in CHANGEABLE})
 
-    def _step(self, store: Store) -> StepReport:
+    def recover(self) -> Counter[str] | None:
+        """Book what lies in the campaign's folder and was not booked; nothing is dispatched.
+
+        Returns
+        -------
+        How many were "taken", "failed", "known" ... (`selector.returned`); None if another process is at a step, which
+        is asked to do it.
+        """
+        epoch = self.store.lease.take()
+        if epoch is None:
+            self.store.request_step()
+            return None
+        whole = False
+        try:
+            _, said = self._settle(self.store.under(epoch))
+            whole = True
+        finally:
+            self.store.lease.drop(epoch, clean=whole)
+        if self.store.step_requested():
+            self.step()
+        return said
+
+    def _settle(self, store: Store) -> tuple[int, Counter[str]]:
+        """Put right what was left half done, and book what came back; how many, and what came of files nobody knew."""
         store.inherit()
-        self.dispatcher.reap(self.config.campaign)
+        for loss in self.dispatcher.reap(self.config.campaign):
+            about = {} if loss.material_id is None else {"material_id": loss.material_id}
+            store.event("lost", loss.message, **about)
         store.ledger.reconcile()
         dispatching.resume(store, self.config, self.dispatcher)
         settled = sum(
             settling.settle(store, c, self.dispatcher, self.config) for c in store.without_structure(*IN_FLIGHT)
         )
         settled += sum(settling.settle_strays(store, c, self.dispatcher, self.config) for c in store.awaited())
+        said = returned.take_in(store, self.dispatcher, self.config, self.engine)
+        return settled + said[returned.TAKEN], said
+
+    def _step(self, store: Store) -> StepReport:
+        settled, _ = self._settle(store)
         dispatched, is_learning = 0, False
         match store.campaign()["state"]:
             case "running":

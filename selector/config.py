@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import re
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from selector.errors import UsageError
+from selector.mongo_address import filled, read_uri_file, without_credentials
 
 
 class _Strict(BaseModel):
@@ -21,12 +20,20 @@ class _Strict(BaseModel):
 class DatabaseConfig(_Strict):
     """Where the campaign's memory lives.
 
-    ``uri`` names a MongoDB; ``${NAME}`` is taken from the environment, so that no password stands in a file. Without a
-    ``uri``, a local database keeps its data in the campaign's folder.
+    ``uri`` names a MongoDB; ``${NAME}`` is taken from the environment, so that no password stands in the campaign's
+    file. Or ``uri_file`` names a file of yours alone that holds the URI. Without either, a local database keeps its
+    data in the campaign's folder.
     """
 
     uri: str | None = None
-    name: str = Field("selector", min_length=1)
+    uri_file: Path | None = None
+    name: str = Field("selector", pattern=r'^[^/\\. "$*<>:|?]{1,63}$')
+
+    @model_validator(mode="after")
+    def _one_address(self) -> DatabaseConfig:
+        if self.uri and self.uri_file:
+            raise ValueError("uri and uri_file are given both: leave one out")
+        return self
 
 
 class EngineConfig(_Strict):
@@ -74,7 +81,7 @@ class StopConfig(_Strict):
     bound: float | None = Field(None, gt=0.0, lt=1.0)
 
 
-CHANGEABLE = ("deadline", "max_in_flight")
+CHANGEABLE = ("deadline", "max_in_flight", "lost_after_h")
 """What may change in mid-campaign, each change an event; all else is settled when the campaign begins."""
 
 
@@ -83,6 +90,7 @@ class CampaignConfig(_Strict):
 
     ``ipa``: whether the choice is made again where an IPA spectrum is at hand (`selector.stages`): never ("skip"),
     where one was given ("have"), or after every material that is chosen got its own ("compute").
+    ``lost_after_h``: hours without a heartbeat after which a run counts as lost (`fw_tasks.lost`).
     """
 
     campaign: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -102,8 +110,9 @@ class CampaignConfig(_Strict):
     deadline: AwareDatetime | None = None
     max_in_flight: int = Field(2, ge=1)
     max_attempts: int = Field(2, ge=1)
+    lost_after_h: float = Field(4.0, gt=0.0, allow_inf_nan=False)
     cores_per_job: int = Field(1, ge=1)
-    reserve_quantile: float = Field(0.99, gt=0.5, lt=1.0)
+    reserve_quantile: float = Field(0.995, gt=0.5, lt=1.0)
     seed: int = 0
 
     @field_validator("campaign", mode="before")
@@ -130,14 +139,17 @@ class CampaignConfig(_Strict):
         return {"audit_fraction": self.audit_fraction, "caps_cpu_h": dict(self.caps_cpu_h), "caps_n": caps_n}
 
     def database_uri(self) -> str | None:
-        """The MongoDB URI with the environment's variables filled in; None means the local database."""
-        uri = self.database.uri
-        if not uri:
-            return None
-        missing = [name for name in re.findall(r"\$\{(\w+)\}", uri) if name not in os.environ]
-        if missing:
-            raise UsageError(f"database.uri: the environment variable {missing[0]} is not set; export it first")
-        return re.sub(r"\$\{(\w+)\}", lambda m: os.environ[m[1]], uri)
+        """The MongoDB URI with the environment's variables filled in; None means the local database.
+
+        Raises
+        ------
+        UsageError
+            A variable is not set, or ``uri_file`` cannot be read or may be read by others.
+        """
+        file, uri = self.database.uri_file, self.database.uri
+        if file is not None:
+            uri = read_uri_file(file)
+        return filled(uri) if uri else None
 
     def public(self) -> dict[str, Any]:
         """Plain data for the database: everything but the database's own address, which may hold a password."""
@@ -174,6 +186,9 @@ def load_config(path: Path) -> CampaignConfig:
     weights = {name: getattr(config.predictor, name) for name in ("checkpoint", "ipa_checkpoint")}
     found = {name: (home / file.expanduser()).resolve() for name, file in weights.items() if file is not None}
     updates["predictor"] = config.predictor.model_copy(update=found)
+    if config.database.uri_file is not None:
+        uri_file = (home / config.database.uri_file.expanduser()).resolve()
+        updates["database"] = config.database.model_copy(update={"uri_file": uri_file})
     return config.model_copy(update=updates)
 
 
@@ -183,4 +198,7 @@ def _explain(error: Any) -> str:
         return f"unknown key '{key}'; remove it or correct its spelling (configs/campaign.yaml explains every key)"
     if error["type"] == "missing":
         return f"key '{key}' is missing; add it (configs/campaign.yaml explains every key)"
+    if key.startswith("database") and error["type"] != "string_pattern_mismatch":
+        # What was given may be a URI with its password.
+        return f"key '{key}': {without_credentials(error['msg'].removeprefix('Value error, '))}"
     return f"key '{key}': {error['msg'][:1].lower()}{error['msg'][1:]}, not {error['input']!r}"

@@ -97,12 +97,12 @@ class CostModel:
         return cls(float(shift), float(shift_sd), float(scatter), tuple(finished.tolist()), stopped, engine_log_sd)
 
     def predict(self, estimate_cpu_h: ArrayLike) -> Array:
-        """Median cost, CPU-hours, of materials with these estimates (n,)."""
-        return np.asarray(estimate_cpu_h, dtype=float) * math.exp(self.shift + self.scatter * _GUMBEL.median())
+        """Geometric mean of the cost, CPU-hours, of materials with these estimates (n,)."""
+        return np.asarray(estimate_cpu_h, dtype=float) * math.exp(self.shift)
 
     def reserve(self, estimate_cpu_h: ArrayLike, quantile: float) -> Array:
         """The cost, CPU-hours, (n,), that is not exceeded with this probability."""
-        return self.predict(estimate_cpu_h) * np.exp(_beyond_median(quantile, self.shift_sd, self.scatter))
+        return self.predict(estimate_cpu_h) * np.exp(_beyond_mean(quantile, self.shift_sd, self.scatter))
 
     def interval(self, estimate_cpu_h: ArrayLike, coverage: float = 0.9) -> tuple[Array, Array]:
         """The costs, CPU-hours, each (n,), between which a calculation ends with this probability."""
@@ -116,8 +116,8 @@ class CostModel:
         ratios = np.array(self.finished)
         others = _Moments.of(ratios) + self.stopped + _Moments(-1, -ratios, -(ratios**2))
         shift, shift_sd, scatter = _posterior(others, self.engine_log_sd)
-        off = ratios - (shift + scatter * _GUMBEL.median())
-        lo, hi = (_beyond_median(quantile, shift_sd, scatter) for quantile in (0.05, 0.95))
+        off = ratios - shift
+        lo, hi = (_beyond_mean(quantile, shift_sd, scatter) for quantile in (0.05, 0.95))
         return CostError(len(ratios), float(np.median(np.abs(off))), int(((lo <= off) & (off <= hi)).sum()))
 
 
@@ -147,10 +147,12 @@ def _posterior(seen: _Moments, engine_log_sd: float) -> tuple[Array, Array, Arra
     return total / variance / precision, precision**-0.5, np.sqrt(variance)
 
 
-def _beyond_median(quantile: float, shift_sd: ArrayLike, scatter: ArrayLike) -> Array:
-    """How far a quantile of the log cost lies from its median, where shift and scatter add like independent errors."""
-    of_scatter = np.multiply(scatter, _GUMBEL.ppf(quantile) - _GUMBEL.median())
-    return np.sign(quantile - 0.5) * np.hypot(np.multiply(shift_sd, norm.ppf(quantile)), of_scatter)
+def _beyond_mean(quantile: float, shift_sd: ArrayLike, scatter: ArrayLike) -> Array:
+    """How far a quantile of the log cost lies from its mean; from its median, shift and scatter add like errors."""
+    middle = _GUMBEL.median()
+    of_scatter = np.multiply(scatter, _GUMBEL.ppf(quantile) - middle)
+    of_both = np.hypot(np.multiply(shift_sd, norm.ppf(quantile)), of_scatter)
+    return np.multiply(scatter, middle) + np.sign(quantile - 0.5) * of_both
 
 
 def _beyond(limits: Array, shift: Array, scatter: Array) -> _Moments:

@@ -133,6 +133,8 @@ def submit(store: Store, c: Document, config: CampaignConfig, dispatcher: Dispat
         cores=config.cores_per_job,
         time_limit_s=decision["reserved_cpu_h"] * 3600 / config.cores_per_job,
         workdir=str(workdir(config, material_id, decision)),
+        decision=decision,
+        notices=str(config.folder / "returned"),
     )
     if not store.move(material_id, ["reserved"], "reserved", key=decision["key"]):
         raise LeaseLost
@@ -157,18 +159,18 @@ def resume(store: Store, config: CampaignConfig, dispatcher: Dispatcher) -> None
         else:
             # The attempt's number is not used again: whoever claimed it may still be about to reserve under its key.
             store.move(c["material_id"], ["reserved"], given_up(c["decision"]), key=key)
-    _refund_orphans(store)
+    for key in orphans(store):
+        store.ledger.refund(key)
 
 
-def _refund_orphans(store: Store) -> None:
-    """Give back what a late step reserved for a candidate that was taken from it."""
+def orphans(store: Store) -> set[str]:
+    """The open reservations of no attempt: what a late step reserved for a candidate that was taken from it."""
     opened = store.campaign()["ledger"]["open"]
     ours = {key for key in opened if not key.startswith(BOOKED)}
     if ours:
-        wanted = {c["decision"]["key"] for c in store.without_structure(*IN_FLIGHT)}
-        wanted |= {stray["key"] for c in store.awaited() for stray in c["strays"]}
-        for key in ours - wanted:
-            store.ledger.refund(key)
+        ours -= {c["decision"]["key"] for c in store.without_structure(*IN_FLIGHT)}
+        ours -= {stray["key"] for c in store.awaited() for stray in c["strays"]}
+    return ours
 
 
 def given_up(decision: Document) -> str:

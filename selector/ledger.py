@@ -106,6 +106,34 @@ class Ledger:
         self._open(key, "booking", ms, purpose, {**about, "used_ms": ms})
         return self._settle(key, ms)
 
+    def charge(self, key: str, cpu_h: float, purpose: str = "rpa", **about: Any) -> float:
+        """Settle ``key`` if it is reserved, book it if nobody knows of it; the CPU-hours charged, once per key.
+
+        So what a restored database has forgotten is charged exactly once. What its history calls reserved and its
+        account does not (a backup that was taken while the campaign ran) is booked as ``late-``.
+
+        Raises
+        ------
+        SelectorError
+            As :meth:`book`.
+        """
+        entry = self._reservations.find(key)
+        if entry is None or entry["state"] == "booking":
+            return self.book(key, cpu_h, purpose, **about)
+        if entry["state"] in UNSETTLED and not self.reserved(key):
+            return self.book(f"late-{key}", cpu_h, purpose, **about)
+        return self.settle(key, cpu_h)
+
+    def entry(self, key: str) -> dict[str, Any] | None:
+        """What the history tells of ``key``: its state, and where it is known what was used and charged (CPU-hours)."""
+        entry = self._reservations.find(key)
+        if entry is None:
+            return None
+        amounts = {k: entry.get(f"{k}_ms") for k in ("used", "charged")}
+        return {"state": entry["state"]} | {
+            f"{k}_cpu_h": None if ms is None else ms / MS_PER_CPU_H for k, ms in amounts.items()
+        }
+
     def reserved(self, key: str) -> bool:
         """Whether ``key`` is an open reservation."""
         return books.opened(self._account(key), key) is not None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,11 @@ from selector.spectra import Spectrum
 
 @dataclass(frozen=True)
 class Job:
-    """A calculation to dispatch: all that a rocket needs, with no look at the campaign's database."""
+    """A calculation to dispatch: all that a rocket needs, with no look at the campaign's database.
+
+    With its ``decision`` it says, beside its result, whose that is and why it was computed; ``notices`` is the folder
+    in which it tells that it has ended.
+    """
 
     campaign: str
     key: str
@@ -29,6 +33,8 @@ class Job:
     cores: int
     time_limit_s: float
     workdir: str
+    decision: dict[str, Any] = field(default_factory=dict)
+    notices: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,23 @@ class Failure:
     wall_s: float | None
     retry: bool
     interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Returned:
+    """An attempt that ended, by what lies on disk: ``job`` has fields of its `Job`; ``place`` is its folder."""
+
+    job: Mapping[str, Any]
+    place: str
+    read: Callable[[], Result | Failure | None]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Work that was lost and what was done about it, in words; ``material_id`` where it is one material's."""
+
+    message: str
+    material_id: str | None = None
 
 
 class Prediction(Protocol):
@@ -115,10 +138,15 @@ class CostEngine(Protocol):
 
 
 class Dispatcher(Protocol):
-    """FireWorks, as the campaign sees it. Submitting is idempotent on the key."""
+    """FireWorks, as the campaign sees it. Submitting is idempotent on the key.
+
+    ``returned``: what ended, as far as files tell, and was not acknowledged yet, to a step with a lease of that epoch.
+    """
 
     def submit(self, job: Job) -> int: ...
     def submit_learning(self, campaign: str, key: str) -> int: ...
     def outcome(self, key: str, workdir: Path) -> Result | Failure | None: ...
     def learning_is_out(self, key: str) -> bool: ...
-    def reap(self, campaign: str) -> int: ...
+    def reap(self, campaign: str) -> Sequence[Loss]: ...
+    def returned(self, campaign: str, epoch: int) -> Iterable[Returned]: ...
+    def acknowledge(self, key: str) -> None: ...

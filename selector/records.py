@@ -92,12 +92,18 @@ class Records:
         return list(self._candidates.find({"campaign": self.name, "awaited": True}, {"structure": 0}))
 
     def candidate(self, material_id: str) -> Document:
-        document: Document | None = self._candidates.find_one({"_id": self._id(material_id)})
+        """The whole document of a candidate; `SelectorError` if there is none."""
+        document = self.find(material_id)
         if document is None:
             raise SelectorError(
                 f"material '{material_id}' is not in campaign '{self.name}'; add it with `selector add`"
             )
-        return unpacked(document)
+        return document
+
+    def find(self, material_id: str) -> Document | None:
+        """The same; None if there is none."""
+        document: Document | None = self._candidates.find_one({"_id": self._id(material_id)})
+        return None if document is None else unpacked(document)
 
     def some(self, material_ids: Collection[str]) -> list[Document]:
         """These candidates by material_id, without structures."""

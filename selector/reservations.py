@@ -40,9 +40,14 @@ class Reservations:
 
     def __getitem__(self, key: str) -> Entry:
         """The reservation ``key``; `SelectorError` if there is none."""
-        entry: Entry | None = self._entries.find_one({"_id": key, "campaign": self._campaign})
+        entry = self.find(key)
         if entry is None:
             raise SelectorError(f"campaign '{self._campaign}': the ledger has no reservation {key}")
+        return entry
+
+    def find(self, key: str) -> Entry | None:
+        """The reservation ``key``; None if there is none."""
+        entry: Entry | None = self._entries.find_one({"_id": key, "campaign": self._campaign})
         return entry
 
     def begin_settling(self, key: str, fields: Mapping[str, Any]) -> Entry:

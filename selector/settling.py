@@ -49,11 +49,10 @@ def settle_strays(store: Store, c: Document, dispatcher: Dispatcher, config: Cam
         key = decision["key"]
         outcome = dispatcher.outcome(key, workdir(config, c["material_id"], decision))
         if isinstance(outcome, Result):
-            book = _book_late_ipa if decision["level"] == "ipa" else _book_late_result
-            taken += book(store, c["material_id"], decision, outcome.calculation, config)
+            taken += take_late(store, c["material_id"], decision, outcome.calculation, config)
         elif outcome is not None and store.ledger.reserved(key):
             _charge(store, key, outcome, config)
-        elif outcome is None or (outcome.wall_s is None and _wanted(c, decision["level"])):
+        elif outcome is None or (outcome.wall_s is None and wanted(c, decision["level"])):
             awaited.append(decision)
     if len(awaited) < len(strays):
         store.set_strays(c["material_id"], strays, awaited)
@@ -77,7 +76,7 @@ def _book_result(
 ) -> bool:
     """Take a result of the attempt that ``decision`` sent out: the candidate's present one, or a late one."""
     found, material_id = label(calculation), c["material_id"]
-    present = c["decision"]
+    present = c.get("decision") or {}
     # Beside the label stands what was predicted before: coverage is measured on such pairs (selector.recalibration).
     said = {k: decision.get(k) for k in PREDICTED} | ({"reads_ipa": True} if decision.get("reads_ipa") else {})
     about = {"prediction": said, "random_draw": bool(decision.get("random_draw")), "purpose": decision.get("purpose")}
@@ -85,6 +84,7 @@ def _book_result(
     used_cpu_h = _charge_result(store, decision, calculation, config)
     outcome = {"status": "done", "sc": found["sc"], "cpu_h": used_cpu_h, "late": late, "time": now()}
     fields: Document = {
+        "attempts": max(c["attempts"], decision["attempt"]),
         "sc_computed": found["sc"],
         "used_cpu_h": used_cpu_h,
         "gap_ev": calculation.gap_ev,
@@ -92,7 +92,7 @@ def _book_result(
         "decision": {**decision, "fw_id": decision.get("fw_id", c.get("fw_id")), "outcome": outcome},
     }
     push: Document = {}
-    if late:
+    if late and present:
         push["history"] = present
         if c["status"] in IN_FLIGHT:
             push["strays"], fields["awaited"] = present, True
@@ -116,9 +116,15 @@ def _book_late_result(
     return False
 
 
-def _wanted(c: Document, level: str) -> bool:
+def wanted(c: Document, level: str) -> bool:
     """Whether a result of this level would still be taken."""
     return c["status"] in OPEN and (level == "rpa" or not c.get("ipa"))
+
+
+def take_late(store: Store, material_id: str, decision: Document, calculation: Any, config: CampaignConfig) -> bool:
+    """Take a result of an earlier attempt, which the ledger knows, if it is still wanted; whether it was."""
+    book = _book_late_ipa if decision["level"] == "ipa" else _book_late_result
+    return book(store, material_id, decision, calculation, config)
 
 
 def _book_ipa(store: Store, c: Document, decision: Document, calculation: Any, config: CampaignConfig) -> bool:

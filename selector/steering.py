@@ -81,6 +81,9 @@ class Steering:
             self.set_deadline(given.deadline)
         if said["max_in_flight"] != before["max_in_flight"]:
             self.set_max_in_flight(given.max_in_flight)
+        if said["lost_after_h"] != (before.get("lost_after_h") or self.config.lost_after_h):
+            self.store.set_config(lost_after_h=given.lost_after_h)
+            self.store.event("changed", f"lost_after_h: {given.lost_after_h:g}")
         self.store.note_given(said)
 
     def pin(self, material_id: str, on: bool = True) -> None:

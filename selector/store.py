@@ -12,13 +12,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pymongo import ASCENDING, UpdateOne
+from pymongo import UpdateOne
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
 from selector.candidates import Candidate, Rejection
 from selector.documents import Document, chunks, now, of_line, pack, packed
 from selector.errors import UsageError
+from selector.indexes import ensure_indexes
 from selector.lease import Lease, Writes
 from selector.ledger import Ledger
 from selector.records import Records
@@ -41,6 +42,11 @@ class Store(Records):
         fenced = copy.copy(self)
         fenced._epoch = epoch
         return fenced
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the lease under which this store writes; 0 without one."""
+        return self._epoch or 0
 
     def renew(self) -> None:
         """Hold the lease for another while; `LeaseLost` if another process has it. Without a lease, nothing."""
@@ -112,15 +118,16 @@ class Store(Records):
             ("awaited",),
             ("look", "status"),
         )
-        for fields in of_candidates:
-            self._candidates.create_index([("campaign", ASCENDING), *((f, ASCENDING) for f in fields)])
-        self._models.create_index([("campaign", ASCENDING)])
-        self._spectra.create_index([("campaign", ASCENDING), ("material_id", ASCENDING), ("level", ASCENDING)])
-        for field in ("state", "settled_at"):
-            self.db["ledger"].create_index([("campaign", ASCENDING), (field, ASCENDING)])
-        self._labels.create_index([("campaign", ASCENDING), ("settings_hash", ASCENDING), ("random_draw", ASCENDING)])
-        for field in ("time", "material_id"):
-            self._events.create_index([("campaign", ASCENDING), (field, ASCENDING)])
+        wanted = {
+            self._candidates: of_candidates,
+            self._models: ((),),
+            self._spectra: (("material_id", "level"),),
+            self.db["ledger"]: (("state",), ("settled_at",)),
+            self._labels: (("settings_hash", "random_draw"),),
+            self._events: (("time",), ("material_id",)),
+        }
+        for collection, indexes in wanted.items():
+            ensure_indexes(collection, [("campaign", *fields) for fields in indexes])
 
     def set_state(self, state: str, reason: str | None, before: Sequence[str] | None = None, **fields: Any) -> bool:
         """Change the campaign's state if it is one of ``before``, whatever it is if None; whether this call did it."""
@@ -260,6 +267,10 @@ class Store(Records):
         """Change fields of a candidate in one of these states; whether it was in one."""
         query = {"_id": self._id(material_id), "status": {"$in": list(before)}}
         return self._candidates.update_one(query, {"$set": fields}).matched_count == 1
+
+    def raise_attempts(self, material_id: str, attempt: int) -> None:
+        """Note that there has been an attempt of this number: it is not made again."""
+        self._candidates.update_one({"_id": self._id(material_id)}, {"$max": {"attempts": attempt}})
 
     def set_strays(self, material_id: str, before: Sequence[Document], after: Sequence[Document]) -> None:
         """Replace the attempts that are awaited beside the present one, unless they changed meanwhile."""

@@ -102,8 +102,14 @@ class AtOnce:
     def learning_is_out(self, key: str) -> bool:
         return key in self.learning
 
-    def reap(self, campaign: str) -> int:
-        return 0
+    def reap(self, campaign: str) -> tuple[()]:
+        return ()
+
+    def returned(self, campaign: str, epoch: int) -> list[Any]:
+        return []
+
+    def acknowledge(self, key: str) -> None:
+        return None
 
 
 @pytest.fixture(scope="session")

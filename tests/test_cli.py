@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,6 +50,7 @@ def folder(tmp_path: Path, labels: list[Label]) -> Iterator[Path]:
     localdb.stop(tmp_path / "run" / "database" / "selector.sqlite")
 
 
+@pytest.mark.slow
 def test_a_whole_campaign(selector: Run, folder: Path, labels: list[Label]) -> None:
     config = folder / "campaign.yaml"
     assert selector("init", config)[0] == 0
@@ -255,6 +257,9 @@ def test_compute_refuses_by_name_before_and_after_computing(selector: Run, folde
         ([good, "--out", folder / "x.json", "--engine", "replay", "--option", "time_scale=-1"], 2, ["time_scale -1"]),
         ([folder / "no.cif", "--out", folder / "x.json"], 2, ["no.cif"]),
         ([good, "--out", folder, "--engine", "replay"], 2, ["a folder", "name the file"]),
+        ([good, "--out", folder / "x.json", "--engine", "qe_yambo"], 1, ["MissingDataset", "option pseudo_dir"]),
+        ([good, "--out", folder / "x.json", "--option", "python=/no/python"], 1, ["ProgramMissing", "option python"]),
+        ([good, "--out", folder / "x.json", "--option", "spin_check=perhaps"], 2, ["spin_check", "boolean"]),
         (
             [stranger, "--out", folder / "x.json", "--engine", "replay"],
             1,
@@ -267,6 +272,26 @@ def test_compute_refuses_by_name_before_and_after_computing(selector: Run, folde
         assert len(err.strip().splitlines()) == 1
         assert all(word in err for word in words), err
     assert not (folder / "x.json").exists()
+
+
+def test_what_was_computed_is_kept_when_it_cannot_be_written(
+    selector: Run, folder: Path, labels: list[Label], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "temporary"))
+    crystal, out = folder / "cifs" / f"{labels[0].material_id}.cif", folder / "one.json"
+    code, _, err = selector("compute", crystal, "--engine", "replay", "--out", out)
+    assert (code, "TMPDIR" in err) == (1, True)
+    (folder / "temporary").mkdir()
+    # Where it would be written before it gets its name.
+    (folder / f"one.json.{os.getpid()}.part").symlink_to("/dev/full")
+    code, _, err = selector("compute", crystal, "--engine", "replay", "--out", out)
+    assert code == 2
+    assert "one.json cannot be written (No space left on device)" in err
+    (kept,) = (folder / "temporary").iterdir()
+    assert f"kept in {kept}" in err
+    assert not out.exists()
+    assert selector("compute", crystal, "--engine", "replay", "--out", out)[0] == 0
+    assert list((folder / "temporary").iterdir()) == [kept]
 
 
 @pytest.mark.gpaw
@@ -401,6 +426,33 @@ def test_help_and_doctor_explain_themselves(selector: Run) -> None:
     assert code == 0
     assert found["shipped weights"]["ok"]
     assert found["torch"]["ok"]
+
+
+def test_doctor_looks_at_the_programs_of_a_campaign(selector: Run, tmp_path: Path) -> None:
+    header = '<PP_HEADER pseudo_type="NC" functional="PBE" z_valence="4.0"/>'
+    (tmp_path / "Si.upf").write_text(f'<UPF version="2.0.1">\n{header}\n</UPF>\n', encoding="utf-8")
+    config = tmp_path / "campaign.yaml"
+
+    def found(options: str) -> dict[str, Any]:
+        config.write_text(
+            f"campaign: c\nfolder: run\nbudget_cpu_h: 1\nengine: {{name: qe_yambo, options: {{{options}}}}}\n"
+        )
+        try:
+            code, out, _ = selector("doctor", "--config", config, "--json")
+        finally:
+            localdb.stop(tmp_path / "run" / "database" / "selector.sqlite")
+        assert code == 1
+        return {f["what"]: f for f in json.loads(out)["findings"]}
+
+    here = found(f"pseudo_dir: {tmp_path}, pw: cat, p2y: no-such-p2y, prefix: export A=1")
+    assert here["the engine's pw"] == {**here["the engine's pw"], "ok": True, "found": "cat"}
+    assert not here["the engine's p2y"]["ok"]
+    assert "no-such-p2y is not on PATH after 'export A=1'" in here["the engine's p2y"]["remedy"]
+    # Not the file that SG15's sums ask for.
+    assert (here["pseudopotentials"]["ok"], here["pseudopotentials"]["found"]) == (False, f"{tmp_path}, elements: 0")
+    own = found(f"pseudo_dir: {tmp_path}, settings: {{pseudopotentials: own}}")
+    assert (own["pseudopotentials"]["ok"], own["pseudopotentials"]["found"]) == (True, f"{tmp_path}, elements: 1")
+    assert "option pseudo_dir" in found("pseudo_dir: nowhere")["pseudopotentials"]["remedy"]
 
 
 def test_the_demo_configuration_is_the_one_the_readme_shows(demo_crystals: Path) -> None:

@@ -108,6 +108,7 @@ def test_every_format_gives_back_table_and_spectra(selector: Run, replayed: Path
             assert np.array_equal(np.asarray(got[name], dtype=np.float32), getattr(s, name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", READERS)
 def test_optical_properties_stand_beside_the_spectra_when_asked_for(
     selector: Run, replayed: Path, tmp_path: Path, form: str

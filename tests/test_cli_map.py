@@ -143,6 +143,7 @@ def test_too_few_crystals_for_a_map_are_said(selector: Run, folder: Path, labels
     assert "4 different crystals or more, here are 3" in err
 
 
+@pytest.mark.slow
 def test_a_large_pool_is_drawn_in_part_and_says_so(
     selector: Run, folder: Path, labels: list[Label], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,6 +164,7 @@ def test_what_makes_no_sense_is_one_line(
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_documentation_run_as_they_stand(
     selector: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

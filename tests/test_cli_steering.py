@@ -64,6 +64,7 @@ def refused(selector: Run, *arguments: object) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_stop_holds_everything_back_until_resume(selector: Run, config: Path) -> None:
     assert "is running" in refused(selector, "resume")
     assert "stopped" in said(selector, "stop", "--why", "the cluster is down")
@@ -92,6 +93,7 @@ def test_budget_grows_the_audits_share_with_it(selector: Run, config: Path) -> N
     assert opened(config).store.ledger.totals().budget_cpu_h == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_pin_goes_first_and_veto_never(selector: Run, config: Path, labels: list[Label]) -> None:
     plan = json.loads(selector("plan", "--json")[1])["choices"]
     last, first = plan[-1]["material_id"], plan[0]["material_id"]
@@ -119,13 +121,14 @@ def test_pin_goes_first_and_veto_never(selector: Run, config: Path, labels: list
 def test_deadline_and_max_in_flight_follow_the_file_and_nothing_else_does(selector: Run, config: Path) -> None:
     text = config.read_text(encoding="utf-8")
     config.write_text(
-        text.replace("max_in_flight: 2", "max_in_flight: 3\ndeadline: 2001-01-01T00:00Z"), encoding="utf-8"
+        text.replace("max_in_flight: 2", "max_in_flight: 3\ndeadline: 2001-01-01T00:00Z\nlost_after_h: 2"),
+        encoding="utf-8",
     )
     status = json.loads(selector("status", "--json")[1])
     assert (status["max_in_flight"], status["deadline"][:10]) == (3, "2001-01-01")
     assert status["expected_end"]["by"] == "deadline"
     messages = [e["message"] for e in opened(config).store.events() if e["kind"] == "changed"]
-    assert sorted(message.split(":")[0] for message in messages) == ["deadline", "max_in_flight"]
+    assert sorted(message.split(":")[0] for message in messages) == ["deadline", "lost_after_h", "max_in_flight"]
     config.write_text(text.replace("max_in_flight: 2", "max_in_flight: 0"), encoding="utf-8")
     assert "max_in_flight" in refused(selector, "status")
     config.write_text(text.replace("threshold: 0.8", "threshold: 0.7"), encoding="utf-8")
@@ -148,6 +151,7 @@ def test_status_names_what_is_in_flight_and_plan_what_the_audit_pays(selector: R
     assert "2 of at most 2" in text and "Provisional" in text
 
 
+@pytest.mark.slow
 def test_why_tells_a_finished_campaign_in_words(selector: Run, replayed: Path) -> None:
     store = opened(replayed).store
     status = json.loads(selector("status", "--config", replayed, "--json")[1])

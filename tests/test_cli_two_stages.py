@@ -89,6 +89,7 @@ def test_some_need_no_rpa_once_their_ipa_spectrum_is_known(selector: Run, folder
     assert "reads IPA spectra" in (folder / "run" / "report" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_given_spectra_are_read_and_exported_as_given(selector: Run, folder: Path, labels: dict[str, Label]) -> None:
     config = begin(selector, folder, "have")
     for material_id in (WANTED[0], *NO_NEED):

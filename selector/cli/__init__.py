@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from selector.cli import campaigns, database, export, labels, maps, prediction, replay, single, steering, training
+from selector.cli import (
+    campaigns,
+    cluster,
+    database,
+    export,
+    labels,
+    maps,
+    prediction,
+    recover,
+    replay,
+    single,
+    steering,
+    training,
+    worker,
+)
 from selector.errors import SelectorError
 
 app = typer.Typer(
@@ -18,7 +32,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (campaigns, steering, export, labels, maps, prediction, replay, single, training):
+for module in (
+    campaigns,
+    cluster,
+    steering,
+    export,
+    labels,
+    maps,
+    prediction,
+    recover,
+    replay,
+    single,
+    training,
+    worker,
+):
     for command in module.COMMANDS:
         # import is a keyword: its function is import_.
         app.command(command.__name__.rstrip("_"))(command)
@@ -28,26 +55,20 @@ app.add_typer(database.app, name="db")
 
 def main() -> None:
     """Run the command; a user's mistake is one line on standard error and an exit code, 2 for usage, 1 for a run."""
-    from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+    from pymongo.errors import PyMongoError
+
+    from selector.mongo_errors import explain
 
     try:
         app()
     except SelectorError as e:
         _fail(str(e), e.exit_code)
-    except ConnectionFailure as e:
-        _fail(f"the database does not answer ({_first_line(e)}); check database.uri, or see `selector doctor`", 1)
-    except OperationFailure as e:
-        _fail(f"the database refused: {_first_line(e)}; check the user's rights in database.uri", 1)
     except PyMongoError as e:
-        _fail(f"the database failed: {_first_line(e)}", 1)
+        _fail(explain(e), 1)
     except PermissionError as e:
         _fail(f"{e.filename}: permission denied; choose a folder you may write to", 1)
     except KeyboardInterrupt:
         _fail("stopped; what was recorded is kept, `selector run` goes on from there", 130)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split(", Timeout:")[0].split("\n")[0].split(" (configured timeouts")[0]
 
 
 def _fail(message: str, code: int) -> None:

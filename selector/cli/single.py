@@ -39,24 +39,36 @@ def compute(
 
     program = get_engine(engine, preset, **_options(option or []))
     candidate = read_candidate(path)
+    if out.is_dir():
+        raise UsageError(f"--out {out}: a folder; name the file to write")
     make_writable(out.resolve().parent)
     try:
         program.check(candidate.structure)
-        workdir = Path(tempfile.mkdtemp(prefix="selector-"))
+        workdir = _work_folder()
         with errors.status(f"computing {candidate.formula}"):
             calculation = program.compute(
                 candidate.material_id, candidate.structure, ["ipa", "rpa"], workdir, time_limit_s
             )
     except EngineError as e:
         raise SelectorError(f"{path}: {e.reason}: {e}; {e.remedy}") from None
-    shutil.rmtree(workdir)
     document = calculation_to_json(candidate.material_id, candidate.formula, calculation)
-    write_text_atomically(out, json.dumps(document))
+    try:
+        write_text_atomically(out, json.dumps(document))
+    except UsageError as e:
+        raise UsageError(f"{e}; what was computed is kept in {workdir}") from None
+    shutil.rmtree(workdir)
     console.print(
         f"{candidate.formula} ({candidate.material_id}): SC[RPA; IPA] = {document['sc']:.4f}, "
         f"gap {calculation.gap_ev:.2f} eV, {calculation.cpu_s:.1f} CPU-s; written to {out}",
         soft_wrap=True,
     )
+
+
+def _work_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="selector-"))
+    except OSError as e:
+        raise SelectorError(f"no temporary folder can be written ({e.strerror}); set TMPDIR to one that can") from None
 
 
 def _options(said: list[str]) -> dict[str, Any]:
@@ -78,10 +90,25 @@ def doctor(
         Path | None,
         typer.Option("--config", "-c", help="Also check this campaign's database.", envvar="SELECTOR_CONFIG"),
     ] = None,
+    campaign_file: Annotated[
+        Path | None, typer.Option("--campaign", help="Also look for lost work of the campaign of this YAML file.")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="With --campaign: put it right now, as a step would; dispatch nothing.")
+    ] = False,
+    lost_after_h: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="With --campaign: hours without a heartbeat that count (default: the campaign's)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is installed and what is missing. Also which database answers, and how to get what is missing."""
-    findings = diagnosis.examine(load_config(config_file) if config_file else None)
+    if campaign_file is None and (repair or lost_after_h is not None):
+        raise UsageError("--repair and --lost-after-h need --campaign FILE")
+    asked = campaign_file or config_file
+    findings = diagnosis.examine(load_config(asked) if asked else None)
+    if campaign_file is not None:
+        findings += diagnosis.lost_work(load_config(campaign_file), lost_after_h, repair)
     if as_json:
         print_json({"ok": all(f.ok or f.optional for f in findings), "findings": [vars(f) for f in findings]})
     else:

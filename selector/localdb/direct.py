@@ -24,6 +24,7 @@ from selector.localdb.storage import Storage
 Document = dict[str, Any]
 _ALL = 1_000_000
 _DUPLICATE = 11000
+_NO_SUCH_COLLECTION = 26
 
 
 class Database:
@@ -104,6 +105,15 @@ class Collection:
         index = {"key": key, "name": name, **options}
         self._database.command({"createIndexes": self.name, "indexes": [index]})
         return name
+
+    def index_information(self) -> dict[str, Any]:
+        try:
+            found = self._database.command({"listIndexes": self.name})["cursor"]["firstBatch"]
+        except OperationFailure as e:
+            if e.code != _NO_SUCH_COLLECTION:
+                raise
+            return {}
+        return {index["name"]: {**index, "key": list(index["key"].items())} for index in found}
 
     def find(self, query: Mapping[str, Any] | None = None, projection: Mapping[str, Any] | None = None) -> Cursor:
         fields = {"projection": dict(projection)} if projection else {}

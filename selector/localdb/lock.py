@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import socket as sockets
 import time
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +38,7 @@ class FileLock:
                 owner = read_lock(self.database_file).get("pid", "unknown")
                 raise SelectorError(f"{self.database_file}: locked by another server (process {owner}); stop it first")
             time.sleep(0.02)
-        self._write({"pid": os.getpid(), "socket": str(self.socket)})
+        self._write({"pid": os.getpid(), "host": sockets.gethostname(), "socket": str(self.socket)})
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -51,7 +52,7 @@ class FileLock:
 
 
 def read_lock(database_file: Path) -> dict:
-    """What the lock file says: pid and socket of the server, or of the last one; empty if there was none."""
+    """What the lock file says: pid, host and socket of the server, or the last one's socket; empty if none ever was."""
     try:
         return json.loads(lock_path(database_file).read_text())
     except (FileNotFoundError, json.JSONDecodeError):

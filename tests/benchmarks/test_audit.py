@@ -57,6 +57,7 @@ def test_worst_case_leaves_the_most_dangerous_number(audit: ModuleType) -> None:
     assert 0.045 < possible.max() < 0.05
 
 
+@pytest.mark.slow
 def test_no_policy_makes_the_bound_fail_too_often(audit: ModuleType, rows: dict[str, dict[str, float]]) -> None:
     """5 % allowed: a row with 200 campaigns has 20 misses or more with probability 0.002 at the most."""
     kept = {name: row for name, row in rows.items() if not name.startswith("[")}

@@ -132,6 +132,7 @@ def test_weights_that_do_not_say_what_they_know_are_refused() -> None:
         refuse_if_known({"data": {}}, {"NaCl"}, Path("w.safetensors"))
 
 
+@pytest.mark.slow
 def test_weights_of_other_formulas_are_used(few: KnownLabels, labels: list[Label], tmp_path: Path) -> None:
     formulas = {label.formula for label in few.labels.values()}
     others = [label for label in labels if label.formula not in formulas]

@@ -19,7 +19,6 @@ from pymongo.database import Database
 
 from fw_tasks.engines import get_engine
 from fw_tasks.engines.base import Calculation, Metallic
-from fw_tasks.lost import heal, hold_lock
 from fw_tasks.tasks import AttemptFailed, ComputeSpectrum
 from fw_tasks.workflows import FireWorksDispatcher, index_keys, spectrum_workflow
 from models.labels import Label, load_labels
@@ -178,53 +177,6 @@ def test_a_firework_launched_twice_computes_once(
         assert {type(launch.exception()) for launch in launches} == {Metallic, AttemptFailed}
     else:
         assert launches[0].result().stored_data["result"] == launches[1].result().stored_data["result"]
-
-
-@pytest.mark.parametrize("when", ["before the launch was written", "while it ran", "while it was written back"])
-def test_what_a_dead_worker_held_is_taken_from_it(
-    dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job, tmp_path: Path, when: str
-) -> None:
-    import socket
-
-    fw_id = dispatcher.submit(job)
-    name = f"{socket.gethostname()}:12345"
-    lock = hold_lock(tmp_path, name)
-    fworker = FWorker(name=name, query={"spec.campaign": "c"})
-    if when == "before the launch was written":
-        launchpad._get_a_fw_to_run(fworker.query)
-    else:
-        launchpad.checkout_fw(fworker, str(tmp_path))
-    if when == "while it was written back":
-        launchpad.launches.update_one({"fw_id": fw_id}, {"$set": {"state": "FIZZLED"}})
-    assert heal(launchpad, "c", tmp_path) == 0
-    lock.release()
-    assert heal(launchpad, "c", tmp_path) == 1
-    state = launchpad.fireworks.find_one({"fw_id": fw_id})["state"]
-    outcome = dispatcher.outcome("k1", Path(job.workdir))
-    if when != "before the launch was written":
-        assert state == "FIZZLED"
-        assert isinstance(outcome, Failure)
-        assert (outcome.reason, outcome.wall_s, outcome.retry) == ("Vanished", None, True)
-    else:
-        assert state == "READY"
-        assert outcome is None
-
-
-def test_a_worker_of_another_host_is_left_alone(
-    dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job, tmp_path: Path
-) -> None:
-    dispatcher.submit(job)
-    launchpad.checkout_fw(FWorker(name="node17:99", query={"spec.campaign": "c"}), str(tmp_path))
-    assert heal(launchpad, "c", tmp_path) == 0
-
-
-def test_a_stale_workflow_lock_is_lifted(
-    dispatcher: FireWorksDispatcher, launchpad: LaunchPad, job: Job, tmp_path: Path
-) -> None:
-    dispatcher.submit(job)
-    launchpad.workflows.update_many({}, {"$set": {"locked": True}})
-    heal(launchpad, "c", tmp_path)
-    assert launchpad.workflows.count_documents({"locked": True}) == 0
 
 
 def test_a_deleted_or_defused_workflow_is_a_failure_without_retry(

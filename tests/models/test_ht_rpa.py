@@ -77,6 +77,7 @@ def test_an_absent_component_equals_xx(folder):
     assert label.sc == pytest.approx(similarity(mean_rpa, mean_ipa), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_left_out_and_why(folder):
     write(folder, "agm001")
     nan = dict.fromkeys(

@@ -88,8 +88,14 @@ class Rehearsal:
     def learning_is_out(self, key: str) -> bool:
         return key in self.learning and key not in self.lost_learning
 
-    def reap(self, campaign: str) -> int:
-        return 0
+    def reap(self, campaign: str) -> tuple[()]:
+        return ()
+
+    def returned(self, campaign: str, epoch: int) -> list[Any]:
+        return []
+
+    def acknowledge(self, key: str) -> None:
+        return None
 
     def waiting(self) -> list[Job]:
         return [job for key, job in self.jobs.items() if key not in self.outcomes]

@@ -32,6 +32,7 @@ def test_no_lot_where_the_policy_wants_nothing() -> None:
     assert lots.choose(pending, policy, config, 100.0, 5, 0) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_lots_take_their_share_of_the_cpu_hours_and_fall_on_all_alike(share: float) -> None:
     """A policy that takes the cheapest: a lot costs 25 times as much, so lots are that much rarer."""

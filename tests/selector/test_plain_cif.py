@@ -47,6 +47,7 @@ def cell_of(group: SpaceGroup, rng: np.random.Generator) -> Lattice:
     }[group.crystal_system]()
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(number=st.integers(1, 230), seed=st.integers(0, 10**6))
 def test_symmetric_crystals_are_pymatgen_s(number, seed):

@@ -136,7 +136,8 @@ def test_failures_at_ipa_count_under_the_same_limit(database: Database[Any], tmp
     dispatcher.outcomes[first.key] = Failure("TimedOut", "slow", 1e6, retry=True)
     campaign.step()
     second = only(dispatcher)
-    assert second.time_limit_s == pytest.approx(2 * first.time_limit_s)
+    # Twice its time, or more, since all that is known of this machine is that it took so long.
+    assert second.time_limit_s >= 2 * first.time_limit_s - 1e-3
     returns(campaign, dispatcher, second, 0.5)
     # One failure at IPA, one at RPA: that is two.
     dispatcher.outcomes[only(dispatcher, "rpa").key] = Failure("NotConverged", "no", 1.0, retry=True)

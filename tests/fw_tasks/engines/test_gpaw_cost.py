@@ -47,6 +47,7 @@ def test_cost_grows_with_volume_and_does_not_see_the_cell_chosen() -> None:
     assert engine.estimate_cpu_h(doubled) == pytest.approx(engine.estimate_cpu_h(small), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_fit_can_be_repeated(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     path = ROOT / "benchmarks" / "engine_cost.py"
     spec = importlib.util.spec_from_file_location("engine_cost", path)

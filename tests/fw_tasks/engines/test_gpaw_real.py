@@ -56,12 +56,14 @@ def test_a_memory_limit_that_is_too_small(tmp_path: Path) -> None:
         GPAWEngine("smoke", memory_limit_gb=0.2).compute("Si", SILICON, BOTH, tmp_path, 300.0)
 
 
+@pytest.mark.slow
 def test_unconverged_is_no_label(tmp_path: Path) -> None:
     with pytest.raises(NotConverged, match=r"tried: mixer.*solver"):
         GPAWEngine("smoke", max_scf_iterations=3).compute("Si", SILICON, BOTH, tmp_path, 300.0)
     assert not (tmp_path / "result.npz").exists()
 
 
+@pytest.mark.slow
 def test_a_metal_is_no_label(tmp_path: Path) -> None:
     with pytest.raises(Metallic, match="gap"):
         GPAWEngine("smoke").compute("Pb", fcc(4.95, ["Pb"]), BOTH, tmp_path, 300.0)

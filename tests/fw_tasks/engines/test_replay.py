@@ -113,6 +113,7 @@ def test_wrong_options(options: dict, says: str) -> None:
         ReplayEngine(**options)
 
 
+@pytest.mark.slow
 def test_every_shipped_label_passes_the_checks_of_the_engines(engine: ReplayEngine) -> None:
     """All but Kramers and Kronig: of the labels' spectra only 0-20 eV exists."""
     for label in load_labels(SHIPPED):

@@ -1,0 +1,1 @@
+"""A campaign's rockets as jobs of a SLURM cluster."""
