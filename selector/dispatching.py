@@ -91,7 +91,11 @@ def _dispatch(
     if not store.ledger.reserve(key, choice.now.reserve, purpose=purpose, **about):
         store.move(material_id, ["reserved"], before, key=key)
         return False
-    submit(store, store.candidate(material_id), config, dispatcher)
+    claimed = store.candidate(material_id)
+    if claimed["decision"].get("key") != key:
+        # It was given up meanwhile, and left at IPA, or claimed anew; the next step gives the reservation back.
+        raise LeaseLost
+    submit(store, claimed, config, dispatcher)
     return True
 
 
