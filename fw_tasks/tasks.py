@@ -57,7 +57,7 @@ class ComputeSpectrum(FiretaskBase):
     def _compute(self, job: dict[str, Any], workdir: Path, result: Path) -> FWAction:
         (workdir / "failure.json").unlink(missing_ok=True)
         structure = Structure(job["structure"]["lattice"], job["structure"]["species"], job["structure"]["frac"])
-        started = time.time()
+        started = time.monotonic()
         try:
             engine = get_engine(job["engine"]["name"], job["engine"]["preset"], **job["engine"]["options"])
             with stopping.may_interrupt():
@@ -66,19 +66,21 @@ class ComputeSpectrum(FiretaskBase):
                 )
             calculation.save(result)
         except EngineError as e:
-            write_failure(workdir, e.reason, f"{e}; {e.remedy}", time.time() - started, retry=e.retry)
+            write_failure(workdir, e.reason, f"{e}; {e.remedy}", time.monotonic() - started, retry=e.retry)
             raise
         except (KeyboardInterrupt, SystemExit):
             if at_walltime():
                 message = "its queue job reached its walltime; give its category more start-up time in the cluster file"
-                write_failure(workdir, "TimedOut", message, time.time() - started, retry=True)
+                write_failure(workdir, "TimedOut", message, time.monotonic() - started, retry=True)
             else:
-                write_failure(workdir, "Interrupted", "the run was stopped", time.time() - started, interrupted=True)
+                write_failure(
+                    workdir, "Interrupted", "the run was stopped", time.monotonic() - started, interrupted=True
+                )
             raise
         except Exception as e:
             # A full disk or a folder that is gone is no fault of the material.
             machine = isinstance(e, SelectorError | OSError)
-            write_failure(workdir, type(e).__name__, str(e).split("\n")[0], time.time() - started, retry=machine)
+            write_failure(workdir, type(e).__name__, str(e).split("\n")[0], time.monotonic() - started, retry=machine)
             raise
         sc = calculation.sc if job["level"] == "rpa" else None
         return FWAction(stored_data={"result": str(result), "wall_s": calculation.wall_s, "sc": sc})
