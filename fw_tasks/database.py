@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
 
 from fireworks import LaunchPad
@@ -19,6 +20,8 @@ from selector.mongo_address import public_address
 from selector.mongo_errors import explain, what_is_wrong_with
 
 CONNECT_TIMEOUT_MS = 10_000
+LOCAL = {"heartbeatFrequencyMS": 500}
+"""ms; whoever finds a local server dead starts it again, and until then operations fail."""
 _open: WeakValueDictionary[tuple[int, str, str], LaunchPad] = WeakValueDictionary()
 """The connections of this process, by process (a fork makes its own), URI and database."""
 
@@ -42,19 +45,19 @@ def connect(config: CampaignConfig) -> LaunchPad:
     pymongo.errors.AutoReconnect
         It does not answer within ten seconds.
     """
-    uri = config.database_uri()
+    uri, more = config.database_uri(), {}
     if uri is None:
         make_writable(database_file(config).parent)
-        uri = keep_running(database_file(config))
+        uri, more = keep_running(database_file(config)), LOCAL
     mine = (os.getpid(), uri, config.database.name)
     launchpad = _open.get(mine)
     if launchpad is None:
-        launchpad = _open[mine] = _launchpad(uri, config.database.name)
+        launchpad = _open[mine] = _launchpad(uri, config.database.name, more)
     return launchpad
 
 
-def _launchpad(uri: str, name: str) -> LaunchPad:
-    options = options_of(uri, CONNECT_TIMEOUT_MS) | {"tz_aware": False}
+def _launchpad(uri: str, name: str, more: dict[str, Any]) -> LaunchPad:
+    options = options_of(uri, CONNECT_TIMEOUT_MS) | {"tz_aware": False} | more
     try:
         launchpad = LaunchPad(
             host=uri, uri_mode=True, name=name, logdir=None, strm_lvl="ERROR", mongoclient_kwargs=options

@@ -14,6 +14,7 @@ from rich.live import Live
 from selector.cli import ipa_spectra, maps, views
 from selector.cli.common import DEFAULT_CONFIG, AsJson, ConfigFile, console, errors, print_json, progress
 from selector.cli.feed import Feed
+from selector.cli.reaching import Reached
 from selector.config import CampaignConfig, load_config
 from selector.files import make_writable
 
@@ -114,43 +115,34 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run the campaign here until it is finished or stopped. Interrupt it at any time: a second run goes on."""
-    from pymongo.errors import AutoReconnect
-
-    from fw_tasks.launch import open_campaign
     from fw_tasks.workers import LocalWorkers
     from selector.documents import IN_FLIGHT, now
 
-    config, campaign = _open(config_file)
+    config = load_config(config_file)
     n = workers or max(1, min(config.max_in_flight // config.cores_per_job, os.cpu_count() or 1))
-    happened, finished, lost = Feed(now()), False, False
+    happened, reached = Feed(now()), Reached(config)
     # Before any worker lives: this step puts right what an interrupted run left half done.
-    campaign.step()
+    reached.insist(lambda campaign: campaign.step())
     with (
         LocalWorkers(config_file, config, n) as local,
         Live(console=errors, refresh_per_second=2, transient=True) as live,
     ):
-        while not finished:
-            try:
-                if lost:
-                    campaign, lost = open_campaign(config), False
-                # Rockets advance the campaign themselves; this asks in case one of them died before it could.
-                state = campaign.step().state
-                finished = state in AT_REST and not campaign.store.count(*IN_FLIGHT)
-                live.update(views.status_table(views.status_json(campaign.store)))
-                for event in happened.new(campaign.store):
-                    live.console.print(views.event_line(event))
-                time.sleep(1.0)
-            except AutoReconnect:
-                # It may be away for long, as a MongoDB that is being moved; the rockets wait for it, too.
-                if not lost:
-                    errors.print("selector: the database does not answer; connecting again until it does")
-                lost = True
-                time.sleep(2.0)
+
+        def look(campaign: Campaign) -> bool:
+            # Rockets advance the campaign themselves; this asks in case one of them died before it could.
+            state = campaign.step().state
+            live.update(views.status_table(views.status_json(campaign.store)))
+            for event in happened.new(campaign.store):
+                live.console.print(views.event_line(event))
+            return state in AT_REST and not campaign.store.count(*IN_FLIGHT)
+
+        while not reached.ask(look):
             local.check()
+            time.sleep(1.0)
     if as_json:
-        print_json(views.status_json(campaign.store))
+        print_json(reached.insist(lambda campaign: views.status_json(campaign.store)))
     else:
-        console.print(views.outcome(campaign.store))
+        console.print(reached.insist(lambda campaign: views.outcome(campaign.store)))
 
 
 def step(config_file: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:

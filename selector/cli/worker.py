@@ -8,15 +8,17 @@ import time
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selector.cli.common import DEFAULT_CONFIG, console, errors
+from selector.cli.reaching import Reached
 from selector.config import CampaignConfig, load_config
 
 if TYPE_CHECKING:
     from fw_tasks.workers import LocalWorkers
+    from selector.campaign import Campaign
 
 AT_REST = ("finished", "stopped")
 LOOK_S = 1.0
@@ -76,35 +78,23 @@ class _Watch:
     """Looks at the campaign now and then, and steps where this machine is to record and advance."""
 
     def __init__(self, config: CampaignConfig, steps: bool) -> None:
-        self._config = config
+        self._reached = Reached(config)
         self._steps = steps
-        self._campaign: Any = None
-        self._answered = False
         self._stepped = -STEP_S
         self.state = "running"
 
     def look(self) -> bool:
         """Whether the campaign is at rest, with nothing in flight; not while the database is away."""
-        from pymongo.errors import AutoReconnect
+        return bool(self._reached.ask(self._look_at))
 
-        from fw_tasks.launch import open_campaign
+    def _look_at(self, campaign: Campaign) -> bool:
         from selector.documents import IN_FLIGHT
 
-        try:
-            self._campaign = self._campaign or open_campaign(self._config)
-            if self._steps and time.monotonic() - self._stepped > STEP_S:
-                self._stepped = time.monotonic()
-                self._campaign.step()
-            self.state = self._campaign.store.campaign()["state"]
-            self._answered = True
-            return self.state in AT_REST and not self._campaign.store.count(*IN_FLIGHT)
-        except AutoReconnect:
-            if not self._answered:
-                # No worker would get any further.
-                raise
-            errors.print("selector: the database does not answer; connecting again until it does")
-            self._campaign = None
-            return False
+        if self._steps and time.monotonic() - self._stepped > STEP_S:
+            self._stepped = time.monotonic()
+            campaign.step()
+        self.state = campaign.store.campaign()["state"]
+        return self.state in AT_REST and not campaign.store.count(*IN_FLIGHT)
 
 
 class _Leaving:
