@@ -13,10 +13,12 @@ from fw_tasks.queue import slurm, template
 from fw_tasks.queue.slurm import seconds
 from selector.errors import UsageError
 
-Category = Literal["ipa", "rpa", "learn"]
+Category = Literal["ipa", "rpa", "learn", "predict"]
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 """What may be a queue job; light tasks (booking, the campaign's step) are done by the launcher itself."""
-LEARN_TIME = "1:00:00"
+WITHOUT_RESERVATION: tuple[Category, ...] = ("learn", "predict")
+"""They read the database; their walltime is the cluster file's."""
+DEFAULT_TIME = "1:00:00"
 
 
 class Cluster(BaseModel):
@@ -94,8 +96,8 @@ def load_cluster(path: Path) -> Cluster:
 
 
 def _check_time(category: Category, keys: dict[str, Any], where: str) -> None:
-    if category == "learn":
-        time = keys.get("time", LEARN_TIME)
+    if category in WITHOUT_RESERVATION:
+        time = keys.get("time", DEFAULT_TIME)
         if not isinstance(time, str):
             # YAML reads 1:00:00 as the number 3600, which SLURM would take for minutes.
             raise UsageError(f"{where}: key 'time': write it with days, as 0-01:00:00, or in quotes")

@@ -27,7 +27,7 @@ from pymongo.uri_parser import parse_uri
 
 from fw_tasks.queue import offline, slurm
 from fw_tasks.queue.adapter import SlurmAdapter, refusal
-from fw_tasks.queue.cluster import CATEGORIES, LEARN_TIME, Category, Cluster
+from fw_tasks.queue.cluster import CATEGORIES, DEFAULT_TIME, WITHOUT_RESERVATION, Category, Cluster
 from selector.config import CampaignConfig
 from selector.errors import SelectorError, UsageError
 
@@ -36,10 +36,14 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @dataclass
 class Round:
-    """What one round did: jobs queued, light tasks done, states of the campaign's jobs; why nothing more was queued."""
+    """What one round did: jobs queued, light tasks done, states of the campaign's jobs; why nothing more was queued.
+
+    ``n_shards`` are those that are still to be predicted by jobs.
+    """
 
     submitted: list[str] = field(default_factory=list)
     n_light: int = 0
+    n_shards: int = 0
     states: Counter[str] = field(default_factory=Counter)
     trouble: SelectorError | None = None
 
@@ -119,6 +123,9 @@ class QueueLauncher:
         except slurm.QueueUnreachable as e:
             done.trouble = e
         self._learn_here(launchpad)
+        if "predict" in self._categories:
+            unfinished = {"state": {"$in": ["READY", "RESERVED", "RUNNING"]}}
+            done.n_shards = launchpad.fireworks.count_documents(self._fworker("", "predict").query | unfinished)
         return done
 
     def close(self) -> None:
@@ -134,11 +141,11 @@ class QueueLauncher:
 
     def _adapter(self, category: Category) -> SlurmAdapter:
         keys = self._cluster.keys(category)
-        learns = {"walltime": keys.pop("time", LEARN_TIME)} if category == "learn" else {}
+        time = {"walltime": keys.pop("time", DEFAULT_TIME)} if category in WITHOUT_RESERVATION else {}
         module = "fw_tasks.queue.offline" if self._offline else "fw_tasks.workers"
         mode = "singleshot --offline" if self._offline else "singleshot"
         return SlurmAdapter(
-            **{"no_requeue": True, "output": "slurm-%j.out", **learns, **keys},
+            **{"no_requeue": True, "output": "slurm-%j.out", **time, **keys},
             comment=self._comment,
             rocket_launch=f"{shlex.join([self._cluster.python, '-m', module, str(self._config_file)])} {mode}",
             _startup_s=self._cluster.startup_s,
@@ -212,8 +219,7 @@ def _submitted(
                 "'categories' (it may be empty: {})"
             )
     chosen = tuple(c for c in CATEGORIES if c in (wanted or cluster.categories))
-    # Fine-tuning reads the database: nodes without it cannot.
-    return tuple(c for c in chosen if not (offline and c == "learn"))
+    return tuple(c for c in chosen if not (offline and c in WITHOUT_RESERVATION))
 
 
 def _refuse_unreachable(config: CampaignConfig, partitions: dict[Category, slurm.Partition]) -> None:

@@ -14,6 +14,7 @@ from rich.live import Live
 from selector.cli import views
 from selector.cli.common import AsJson, console, errors, print_json
 from selector.cli.feed import Feed
+from selector.cli.reaching import Reached
 from selector.config import CampaignConfig, load_config
 from selector.errors import SelectorError
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from selector.campaign import Campaign
 
 AT_REST = ("finished", "stopped")
-RECONNECT_S = 2.0
 
 
 class Submitted(StrEnum):
@@ -33,6 +33,7 @@ class Submitted(StrEnum):
     ipa = "ipa"
     rpa = "rpa"
     learn = "learn"
+    predict = "predict"
 
 
 def launch(
@@ -53,7 +54,7 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Run the campaign through SLURM until it is finished or stopped. Interrupt it at any time: jobs stay queued."""
-    from fw_tasks.database import launchpad_for
+    from fw_tasks.database import connect
     from fw_tasks.launch import open_campaign
     from fw_tasks.queue.cluster import load_cluster
     from fw_tasks.queue.launcher import QueueLauncher
@@ -61,58 +62,52 @@ def launch(
     config, cluster = load_config(config_file), load_cluster(cluster_file)
     categories = tuple(c.value for c in category or ())
     launcher = QueueLauncher(config_file, config, cluster, max_jobs, categories, offline)  # type: ignore[arg-type]
-    campaign, launchpad = open_campaign(config), launchpad_for(config)
     if dry_run:
-        _print_scripts(launcher, campaign, launchpad)
+        _print_scripts(launcher, open_campaign(config), connect(config))
         return
     if config.max_in_flight < max_jobs:
         errors.print(f"selector: max_in_flight is {config.max_in_flight}: no more jobs than that will be in the queue")
-    stopped = _go_on(launcher, campaign, launchpad, config, interval_s)
+    reached = Reached(config)
+    stopped = _go_on(launcher, reached, config, interval_s)
     if as_json:
-        print_json(views.status_json(campaign.store))
+        print_json(reached.insist(lambda campaign: views.status_json(campaign.store)))
     elif stopped:
         console.print("Stopped; jobs stay in the queue. `selector launch` goes on from there.")
     else:
-        console.print(views.outcome(campaign.store))
+        console.print(reached.insist(lambda campaign: views.outcome(campaign.store)))
 
 
-def _go_on(
-    launcher: QueueLauncher, campaign: Campaign, launchpad: LaunchPad, config: CampaignConfig, interval_s: float
-) -> bool:
-    """Round after round until the campaign is at rest; True if it was stopped before."""
-    from pymongo.errors import AutoReconnect
-
-    from fw_tasks.database import launchpad_for
+def _go_on(launcher: QueueLauncher, reached: Reached, config: CampaignConfig, interval_s: float) -> bool:
+    """Round after round until the campaign is at rest and no shard waits; True if it was stopped before."""
+    from fw_tasks.database import connect
     from fw_tasks.heartbeat import beat
-    from fw_tasks.launch import open_campaign
     from fw_tasks.signs_of_life import hold_lock, worker_name
     from selector.documents import IN_FLIGHT, now
 
-    stop, happened, told, lost = _stop_on_signals(), Feed(now()), "", False
+    stop, happened, told = _stop_on_signals(), Feed(now()), ""
     beat(config.lost_after_h * 3600)
     name = worker_name()
     with hold_lock(config.folder, name) as lock, Live(console=errors, refresh_per_second=1, transient=True) as live:
+
+        def advance(campaign: Campaign) -> tuple[bool, Round]:
+            state = campaign.step().state
+            done = launcher.round(connect(config), name)
+            live.update(views.status_table(views.status_json(campaign.store)))
+            for event in happened.new(campaign.store):
+                live.console.print(views.event_line(event))
+            return state in AT_REST and not campaign.store.count(*IN_FLIGHT) and not done.n_shards, done
+
         try:
             while not stop.is_set():
-                try:
-                    if lost:
-                        campaign, launchpad, lost = open_campaign(config), launchpad_for(config), False
-                    state = campaign.step().state
-                    done = launcher.round(launchpad, name)
-                    live.update(views.status_table(views.status_json(campaign.store)))
-                    for event in happened.new(campaign.store):
-                        live.console.print(views.event_line(event))
-                    if (said := _words(done)) not in ("", told):
-                        errors.print(f"selector: {said}")
-                    told = _words(done)
-                    if state in AT_REST and not campaign.store.count(*IN_FLIGHT):
-                        return False
-                    stop.wait(0.2 if done.n_light else interval_s)
-                except AutoReconnect:
-                    if not lost:
-                        errors.print("selector: the database does not answer; connecting again until it does")
-                    lost = True
-                    stop.wait(RECONNECT_S)
+                if (advanced := reached.ask(advance)) is None:
+                    continue
+                at_rest, done = advanced
+                if (said := _words(done)) not in ("", told):
+                    errors.print(f"selector: {said}")
+                told = said
+                if at_rest:
+                    return False
+                stop.wait(0.2 if done.n_light else interval_s)
         finally:
             launcher.close()
             # Nothing runs under this name any more.

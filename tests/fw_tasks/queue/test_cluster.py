@@ -44,7 +44,7 @@ def test_a_category_overrides_what_is_for_every_job(tmp_path: Path) -> None:
         ("every: {ntasks: 4}\ncategories: {rpa: {}}", r"key 'ntasks' is taken from"),
         ("categories: {learn: {time: soon}}", r"'soon': not a SLURM time"),
         ("categories: {learn: {time: 1:00:00}}", r"categories.learn: key 'time': write it with days"),
-        ("categories: {bse: {}}", r"'categories.bse' is no category of jobs; choose of ipa, rpa, learn"),
+        ("categories: {bse: {}}", r"'categories.bse' is no category of jobs; choose of ipa, rpa, learn, predict"),
         ("categories: {}", r"key 'categories'"),
         ("startup_s: 5", r"key 'categories' is missing; name the categories"),
         ("startup: 5\ncategories: {rpa: {}}", r"unknown key 'startup'; a cluster file has startup_s"),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ase.io
 import pytest
 from fireworks import LaunchPad
 from programs import Programs
@@ -23,11 +24,15 @@ from fw_tasks.queue import offline, slurm
 from fw_tasks.queue.cluster import Cluster, load_cluster
 from fw_tasks.queue.launcher import QueueLauncher
 from fw_tasks.queue.sizing import CLAIM_GRACE_S
+from fw_tasks.shard_work import begin
+from fw_tasks.shards import submit
 from models.labels import load_labels
 from selector.campaign import Campaign
 from selector.candidates import read_candidates
 from selector.config import load_config
 from selector.errors import UsageError
+from selector.shards.output import FolderOutput
+from selector.shards.source import FileSource
 
 Run = Callable[..., tuple[int, str, str]]
 HERE = socket.gethostname()
@@ -180,6 +185,31 @@ def test_categories(setting: Setting) -> None:
     with pytest.raises(UsageError, match="no category 'rpa', which this campaign's jobs are of; add it"):
         setting.launcher()
     setting.launcher(categories=["learn"])
+
+
+def test_shards_to_predict_are_queue_jobs_where_the_cluster_has_a_category_for_them(setting: Setting) -> None:
+    output, source = FolderOutput(setting.folder / "predictions"), setting.folder / "six.extxyz"
+    for label in load_labels()[:6]:
+        ase.io.write(source, label.structure.to_ase_atoms(), append=True)
+    plan = begin(output, FileSource.find([source], None), None, 0.75, 3)
+    assert submit(setting.launchpad, "queued", output, plan, "auto") == 2
+    setting.cluster_file.write_text(
+        "categories: {rpa: {}, predict: {gpus-per-task: 1, time: '0:20:00'}}\n", encoding="utf-8"
+    )
+    done = setting.launcher(categories=["rpa"]).round(setting.launchpad, "me")
+    assert (done.submitted, done.n_shards) == ([], 0)
+    launcher = setting.launcher(max_jobs=5, categories=["predict"])
+    done = launcher.round(setting.launchpad, "me")
+    assert (done.submitted, done.n_shards) == (["101"] * 2, 2)
+    launch = setting.launchpad.launches.find_one({"state": "RESERVED"})
+    script = (Path(launch["launch_dir"]) / "FW_submit.script").read_text(encoding="utf-8")
+    assert "#SBATCH --gpus-per-task=1\n" in script
+    # With the cluster's start-up.
+    assert "#SBATCH --time=0-00:25:00\n" in script
+    assert f"--fw_id {launch['fw_id']} &" in script
+    # Nodes without the database can't write predictions down.
+    done = setting.launcher(offline=True).round(setting.launchpad, "me")
+    assert (done.submitted, done.n_shards) == ([], 0)
 
 
 def test_nodes_that_cannot_reach_the_database_are_refused(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
