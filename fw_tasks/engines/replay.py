@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class ReplayEngine:
             raise UsageError(f"replay: time_scale {time_scale:g} is negative: give 0 or more")
         self.failures = {key: _error_class(error) for key, error in (failures or {}).items()}
         self.time_scale = time_scale
-        known = load_labels(Path(labels) if labels else SHIPPED)
+        known = _labels_of(Path(labels).resolve() if labels else SHIPPED)
         kinds = {label.settings_hash for label in known}
         if len(kinds) > 1:
             raise UsageError(f"{labels}: labels of {len(kinds)} different settings: replay takes a folder of one kind")
@@ -117,6 +118,17 @@ class ReplayEngine:
     def collect(self, workdir: Path) -> Calculation | None:
         """None: a replayed calculation leaves nothing behind."""
         return None
+
+
+def _labels_of(folder: Path) -> tuple[Label, ...]:
+    """The folder's labels, which a worker reads once: each of its tasks makes an engine."""
+    shards = sorted(folder.glob("shard-*.npz"))
+    return _read(folder, tuple((shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards))
+
+
+@lru_cache(maxsize=2)
+def _read(folder: Path, shards: tuple[tuple[str, int, int], ...]) -> tuple[Label, ...]:
+    return tuple(load_labels(folder))
 
 
 def _stages(label: Label, levels: Sequence[str]) -> tuple[dict[str, list[float]], float]:
