@@ -41,6 +41,17 @@ def _to_string(value: Any) -> Any:
     raise unsupported(f"$toString of a {type(value).__name__}")
 
 
+def _substr_bytes(text: Any, start: int, size: int) -> str:
+    """`$substrBytes`, or `$substr`, by which FireWorks' reports cut dates; of a negative size: the rest."""
+    whole = b"" if is_null(text) else _to_string(text).encode()
+    if start < 0:
+        return ""
+    try:
+        return whole[start : None if size < 0 else start + size].decode()
+    except UnicodeDecodeError:
+        raise CommandError("$substrBytes: the range begins or ends in the middle of a character", 28656) from None
+
+
 def _date_part(part: Callable[[datetime], int]) -> Callable[[Any], Any]:
     def run(date: Any) -> Any:
         if is_null(date):
@@ -94,6 +105,8 @@ TEXTS: dict[str, Function] = {
     "$concat": (_concat, 1, MANY),
     "$split": (lambda t, by: None if is_null(t) else _text(t, "$split").split(_text(by, "$split")), 2, 2),
     "$strLenCP": (lambda text: len(_text(text, "$strLenCP")), 1, 1),
+    "$substr": (_substr_bytes, 3, 3),
+    "$substrBytes": (_substr_bytes, 3, 3),
     "$substrCP": (lambda t, start, size: "" if is_null(t) else _to_string(t)[start : start + size], 3, 3),
     "$toLower": (lambda text: "" if is_null(text) else _to_string(text).lower(), 1, 1),
     "$toUpper": (lambda text: "" if is_null(text) else _to_string(text).upper(), 1, 1),

@@ -93,7 +93,18 @@ def test_the_web_gui_shows_it(shown: tuple[LaunchPad, Path], monkeypatch: pytest
     workflow = launchpad.workflows.find_one({"metadata.level": "rpa"})
     fw_id = workflow["nodes"][0]
     pages = ["/", f"/fw/{fw_id}", f"/wf/{fw_id}", "/fw/", "/wf/", "/fw/READY/", "/wf/READY/", "/wf/metadata/level/rpa/"]
+    pages += ["/report/", "/report/days/", "/dashboard/"]
     shown_pages = {page: client.get(page, follow_redirects=True) for page in pages}
     assert {page: answer.status_code for page, answer in shown_pages.items()} == dict.fromkeys(pages, 200)
     assert workflow["name"] in shown_pages["/wf/metadata/level/rpa/"].text
     assert "fine-tune" not in shown_pages["/wf/metadata/level/rpa/"].text
+
+
+def test_the_report_counts_by_day(shown: tuple[LaunchPad, Path]) -> None:
+    launchpad, file = shown
+    command = [sys.executable, "-m", "fireworks.scripts.lpad_run", "-l", str(file), "report", "-i", "days"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=file.parent)
+    today = launchpad.fireworks.find_one()["created_on"][:10]
+    assert today in done.stdout
+    n = {state: launchpad.fireworks.count_documents({"state": state}) for state in ("READY", "WAITING")}
+    assert all(f"{state} : {count}\n" in done.stdout for state, count in n.items()), done.stdout
