@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 
-.PHONY: venv chromium pseudos quantum-espresso slurm demo test test-slow test-qe test-slurm test-yambo test-fireworks lint clean
+.PHONY: venv chromium faketime pseudos quantum-espresso slurm demo test test-slow test-qe test-slurm test-yambo test-fireworks lint clean
 
 venv: $(STAMP)
 
@@ -21,13 +21,17 @@ demo: venv
 test: venv
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not mongo and not gpu and not chromium and not qe and not slurm and not yambo' --cov --cov-report=term
 
-test-slow: venv chromium
+test-slow: venv chromium faketime
 	$(BIN)/pytest -n 2 --dist worksteal -m '(slow or chromium) and not timed and not mongo and not slurm'
 	$(BIN)/pytest -m 'timed and not mongo'
 
 # The report is looked at in a real browser; Debian's package needs root.
 chromium:
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+
+# Shifts the clocks of a campaign's processes (tests/faults).
+faketime:
+	@ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq libfaketime; }
 
 # Real pw.x: Debian's package needs root. The SG15 pseudopotentials are CC BY-SA and not shipped: a wheel from PyPI has them.
 PSEUDOS := build/sg15

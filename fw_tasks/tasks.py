@@ -70,7 +70,10 @@ class ComputeSpectrum(FiretaskBase):
             raise
         except (KeyboardInterrupt, SystemExit):
             if at_walltime():
-                message = "its queue job reached its walltime; give its category more start-up time in the cluster file"
+                message = (
+                    f"its queue job's walltime ended before its limit of {job['time_limit_s']:.0f} s: raise startup_s "
+                    "in the cluster file, or choose a partition that allows more"
+                )
                 write_failure(workdir, "TimedOut", message, time.monotonic() - started, retry=True)
             else:
                 write_failure(

@@ -113,13 +113,16 @@ def _database(config: CampaignConfig) -> Finding:
     from pymongo.errors import PyMongoError
 
     from fw_tasks.database import launchpad_for
+    from selector.mongo_errors import explain
 
     kind = "MongoDB" if config.database_uri() else "local database"
     try:
         answer = launchpad_for(config).db.client.admin.command("buildInfo")
         return Finding(kind, True, f"answers, version {answer.get('version')}")
-    except (PyMongoError, SelectorError) as e:
-        return Finding(kind, False, "does not answer", str(e).split(", Timeout:")[0].split("\n")[0])
+    except PyMongoError as e:
+        return Finding(kind, False, "does not answer", explain(e))
+    except SelectorError as e:
+        return Finding(kind, False, "does not answer", str(e))
 
 
 def _folder(config: CampaignConfig) -> Finding:

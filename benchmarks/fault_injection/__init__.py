@@ -1,0 +1,1 @@
+"""A campaign whose processes, sockets, disk and clocks fail by seed; used by ``faults.py`` and tests/faults."""

@@ -1,0 +1,8 @@
+"""The harness lies beside the benchmark that uses it, too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
