@@ -15,7 +15,7 @@ from fault_injection.faults import Fault, schedule
 from fault_injection.verdict import Watch, verdict
 from models.labels import Label
 
-LOOK_S = 0.1
+BLOW_S, LOOK_S = 0.1, 0.5
 PATIENCE_S = 60.0
 BUDGETS = (0.7, 2.5)
 """Some campaigns end for want of CPU-hours, others for want of materials."""
@@ -78,11 +78,13 @@ def suffer(folder: Path, plan: Plan, seed: int, rounds: int, limit_s: float) -> 
     watch = Watch()
     with Campaign(folder, plan) as campaign:
         storm = Storm(campaign, schedule(seed, rounds, plan.behind_proxy))
-        started = time.monotonic()
+        started = looked = time.monotonic()
         while not (ended := campaign.look_after()) and time.monotonic() - started < limit_s:
-            watch.look(campaign)
+            if time.monotonic() - looked > LOOK_S:
+                watch.look(campaign)
+                looked = time.monotonic()
             storm.blow()
-            time.sleep(LOOK_S)
+            time.sleep(BLOW_S)
         wall_s = time.monotonic() - started
         storm.calm_down()
         campaign.start_database()

@@ -351,6 +351,7 @@ def test_the_doctor_shows_what_is_lost_and_puts_it_right(begin: Begin, selector:
 
     # The run's heartbeat is seen for the first time.
     assert set(lost()) == {"lost: locked workflow", "lost: ledger"}
+    time.sleep(0.4)  # longer than 0.0001 h
     found = lost("--lost-after-h", 0.0001)
     assert not found["lost: run"]["ok"]
     assert "no heartbeat of node17:99.ab.0" in found["lost: run"]["found"]
