@@ -70,15 +70,22 @@ def _step(x: Array) -> Array:
 
 def composition_features(structures: Sequence[Structure]) -> Array:
     """Statistics of elemental properties and shares of groups, shape (n, len(COMPOSITION)): a baseline's input."""
-    t = element_table()
-    rows = []
-    for structure in structures:
-        z = atomic_numbers(structure)
-        stats = [f(getattr(t, p)[z]) for p in PROPERTIES for f in (np.mean, np.std, np.max, np.min)]
-        hydrogen = z == 1
-        groups = np.bincount(t.group[z[~hydrogen]], minlength=19)[1:19] / len(z)
-        rows.append([*stats, hydrogen.mean(), *groups, ((t.row[z] == 2) & (t.group[z] >= 13)).mean()])
-    return np.array(rows, dtype=float).reshape(len(structures), len(COMPOSITION))
+    if not structures:
+        return np.zeros((0, len(COMPOSITION)))
+    t, numbers = element_table(), [atomic_numbers(structure) for structure in structures]
+    z, n = np.concatenate(numbers), np.array([len(own) for own in numbers])
+    crystal, start = np.repeat(np.arange(len(n)), n), np.concatenate([[0], np.cumsum(n)])
+    atoms = _sums(start)
+    columns = []
+    for values in (getattr(t, p)[z] for p in PROPERTIES):
+        mean = atoms @ values / n
+        spread = np.sqrt(atoms @ (values - mean[crystal]) ** 2 / n)
+        columns += [mean, spread, *(extreme.reduceat(values, start[:-1]) for extreme in (np.maximum, np.minimum))]
+    hydrogen = z == 1
+    column = 19 * crystal + np.where(hydrogen, 0, t.group[z])
+    groups = np.bincount(column, minlength=19 * len(n)).reshape(-1, 19)[:, 1:] / n[:, None]
+    p_row_2 = (t.row[z] == 2) & (t.group[z] >= 13)
+    return np.column_stack([*columns, atoms @ hydrogen / n, groups, atoms @ p_row_2 / n])
 
 
 def _anisotropy(tensors: Array) -> tuple[Array, Array]:
