@@ -48,6 +48,17 @@ def summary(stories: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def told_before(file: Path, options: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """The stories that a file holds, by seed; `SystemExit` if they were told under other options."""
+    if not file.exists():
+        return {}
+    held = json.loads(file.read_text(encoding="utf-8"))
+    stories = held.pop("stories")
+    if held != options:
+        raise SystemExit(f"{file}: holds campaigns of {held}, not of {options}; name another file")
+    return {story["seed"]: story for story in stories}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20, help="how many")
@@ -56,19 +67,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--mean-s", type=float, default=1.0, help="seconds that a computation takes on average")
     parser.add_argument("--limit-s", type=float, default=1800.0, help="a campaign should have ended by then")
     parser.add_argument("--folder", type=Path, help="keep what the campaigns leave here")
-    parser.add_argument("--json", type=Path, help="write all figures of every seed into this file")
+    parser.add_argument("--json", type=Path, help="all figures of every seed; what it holds already is not run again")
     a = parser.parse_args(argv)
     labels, stories = load_labels(), []
+    options = {"labels": a.labels or len(labels), "mean_s": a.mean_s, "limit_s": a.limit_s}
+    known = told_before(a.json, options) if a.json else {}
     for seed in range(a.first, a.first + a.seeds):
         plan = plan_of(seed, labels, a.labels, a.mean_s)
         with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
             folder = (a.folder or Path(scratch)) / f"seed-{seed}"
-            story = suffer(folder, plan, seed, max(1, round(len(plan.labels) / LABELS_A_ROUND)), a.limit_s)
+            rounds = max(1, round(len(plan.labels) / LABELS_A_ROUND))
+            story = known.get(seed) or suffer(folder, plan, seed, rounds, a.limit_s)
         stories.append(story)
+        known[seed] = story
         told = ", ".join(f"{name} {story[name]}" for name in COLUMNS)
         print(f"{told}, faults {sum(story['struck'].values())}: {story['wrong'] or 'as it should be'}", flush=True)
         if a.json:
-            a.json.write_text(json.dumps(stories, indent=1), encoding="utf-8")
+            a.json.write_text(json.dumps({**options, "stories": list(known.values())}, indent=1), encoding="utf-8")
     total = summary(stories)
     print(json.dumps(total, indent=1))
     if total["campaigns_as_they_should_be"] < len(stories):
