@@ -38,7 +38,10 @@ def settle(store: Store, c: Document, dispatcher: Dispatcher, config: CampaignCo
     if isinstance(outcome, Result):
         book = _book_ipa if decision["level"] == "ipa" else _book_result
         return book(store, c, decision, outcome.calculation, config)
-    return outcome is not None and _book_failure(store, c, outcome, config)
+    if outcome is None or (outcome.reason == VANISHED and c["status"] == "reserved"):
+        # A workflow that is not there may be about to be added, by the step that reserved.
+        return False
+    return _book_failure(store, c, outcome, config)
 
 
 def settle_strays(store: Store, c: Document, dispatcher: Dispatcher, config: CampaignConfig) -> int:

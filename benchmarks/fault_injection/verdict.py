@@ -92,9 +92,12 @@ def verdict(campaign: Campaign, watch: Watch) -> dict[str, Any]:
     }
     twice = [material for material, n in Counter(material for material, _, _ in results).items() if n > 1]
     undecided = [k for k, c in candidates.items() if c["status"] not in DECIDED]
+    # Attempts have no end here, and no label is of a calculation that failed.
+    given_up = [f"{k}: {c['message']}" for k, c in candidates.items() if c["status"] == "failed"]
     checks = {
         "the campaign is not finished": found["state"] != "finished",
         f"undecided: {undecided}": bool(undecided),
+        f"given up: {given_up}": bool(given_up),
         f"{active} calculations wait or run still": active > 0,
         f"results lost: {found['lost']}": bool(found["lost"]),
         f"labels were there and went: {watch.forgot}": bool(watch.forgot),

@@ -83,6 +83,8 @@ class Rehearsal:
         return 1000 + len(self.learning)
 
     def outcome(self, key: str, workdir: Path) -> Result | Failure | None:
+        if key not in self.jobs:
+            return Failure("Vanished", "there is no such workflow", None, retry=False)
         return self.outcomes.get(key)
 
     def learning_is_out(self, key: str) -> bool:

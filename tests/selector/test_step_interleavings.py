@@ -18,7 +18,7 @@ from rehearsal import Computed, begin, check_promises, crystal
 
 from selector.campaign import Campaign
 from selector.lease import LeaseLost
-from selector.protocols import Result
+from selector.protocols import Failure, Result
 from selector.store import Store
 
 
@@ -134,6 +134,35 @@ def test_a_late_step_can_neither_announce_nor_count_a_dispatch(database: Databas
         campaign.store.under(0).may_dispatch(["a"])
     assert campaign.store.campaign()["n_dispatched"] == n
     assert campaign.store.lease.inherited() == []
+
+
+# -- a task that books what came, beside the step --------------------------------------------------------------------
+
+
+def test_an_attempt_whose_workflow_is_not_there_yet_is_not_taken_for_lost(
+    database: Database[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task that should book the first attempt is late: a step has booked it, and is about to submit the second."""
+    campaign, dispatcher = begin(database, tmp_path)
+    campaign.add([crystal("a", 0.4)], [])
+    campaign.step()
+    (first,) = dispatcher.waiting()
+    dispatcher.outcomes[first.key] = Failure("TimedOut", "took too long", 36.0, retry=True)
+    submit, booked = type(dispatcher).submit, list[bool]()
+
+    def slow(self: Any, job: Any) -> int:
+        booked.append(another(campaign).settle(another(campaign).store.candidate("a")))
+        return submit(self, job)
+
+    monkeypatch.setattr(type(dispatcher), "submit", slow)
+    campaign.step()
+    assert booked == [False]
+    assert campaign.store.candidate("a")["status"] == "running"
+    (second,) = dispatcher.waiting()
+    dispatcher.outcomes[second.key] = Result(Computed(0.4))
+    campaign.step()
+    assert campaign.store.candidate("a")["status"] == "done"
+    check_promises(campaign, dispatcher)
 
 
 # -- nobody may be out when a campaign closes -------------------------------------------------------------------------
