@@ -42,13 +42,14 @@ class Proxy:
         self._thread.join(10.0)
 
     def cut(self, *, refuse: bool = False) -> int:
-        """Reset every connection, whatever is under way on it; from now on refuse new ones or not. How many were."""
+        """Reset every connection, whatever is under way on it, and refuse new ones if there were any; how many were."""
         done = asyncio.run_coroutine_threadsafe(self._cut(refuse), self._loop)
         return done.result(10.0)
 
     async def _cut(self, refuse: bool) -> int:
-        self._refuses = refuse
         clients = list(self._clients)
+        # A fault that found nothing to strike at is not mended, either.
+        self._refuses = refuse and bool(clients)
         for client in clients:
             # Linger 0: a reset, and what was not sent yet is thrown away.
             client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

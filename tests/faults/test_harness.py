@@ -62,6 +62,7 @@ def test_connections_are_reset_and_refused_until_mended(tmp_path: Path) -> None:
         def connect() -> socket.socket:
             return socket.create_connection(("127.0.0.1", proxy.port), timeout=5.0)
 
+        assert proxy.cut(refuse=True) == 0
         first = connect()
         first.sendall(b"ping")
         assert first.recv(100) == b"ping"
