@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ from fault_injection.campaign import Campaign, Command
 
 
 @dataclass
-class Fault:
+class Fault(ABC):
     """Something goes wrong.
 
     Attributes
@@ -36,11 +37,11 @@ class Fault:
     def name(self) -> str:
         return type(self).__name__
 
+    @abstractmethod
     def strike(self, campaign: Campaign) -> bool:
         """Whether there was something to strike at."""
-        raise NotImplementedError
 
-    def mend(self, campaign: Campaign) -> None:
+    def mend(self, campaign: Campaign) -> None:  # noqa: B027 - most need nobody
         """Put right what nobody but an administrator can."""
 
 

@@ -14,14 +14,12 @@ from rich.live import Live
 from selector.cli import ipa_spectra, maps, views
 from selector.cli.common import DEFAULT_CONFIG, AsJson, ConfigFile, console, errors, print_json, progress
 from selector.cli.feed import Feed
-from selector.cli.reaching import Reached
+from selector.cli.reaching import AT_REST, Reached, at_rest
 from selector.config import CampaignConfig, load_config
 from selector.files import make_writable
 
 if TYPE_CHECKING:
     from selector.campaign import Campaign
-
-AT_REST = ("finished", "stopped")
 
 
 def _open(config_file: Path) -> tuple[CampaignConfig, Campaign]:
@@ -116,7 +114,7 @@ def run(
 ) -> None:
     """Run the campaign here until it is finished or stopped. Interrupt it at any time: a second run goes on."""
     from fw_tasks.workers import LocalWorkers
-    from selector.documents import IN_FLIGHT, now
+    from selector.documents import now
 
     config = load_config(config_file)
     n = workers or max(1, min(config.max_in_flight // config.cores_per_job, os.cpu_count() or 1))
@@ -134,7 +132,7 @@ def run(
             live.update(views.status_table(views.status_json(campaign.store)))
             for event in happened.new(campaign.store):
                 live.console.print(views.event_line(event))
-            return state in AT_REST and not campaign.store.count(*IN_FLIGHT)
+            return at_rest(campaign, state)
 
         while not reached.ask(look):
             local.check()

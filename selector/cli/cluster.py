@@ -14,7 +14,7 @@ from rich.live import Live
 from selector.cli import views
 from selector.cli.common import AsJson, console, errors, print_json
 from selector.cli.feed import Feed
-from selector.cli.reaching import Reached
+from selector.cli.reaching import Reached, at_rest
 from selector.config import CampaignConfig, load_config
 from selector.errors import SelectorError
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from fw_tasks.queue.launcher import QueueLauncher, Round
     from selector.campaign import Campaign
-
-AT_REST = ("finished", "stopped")
 
 
 class Submitted(StrEnum):
@@ -82,7 +80,7 @@ def _go_on(launcher: QueueLauncher, reached: Reached, config: CampaignConfig, in
     from fw_tasks.database import connect
     from fw_tasks.heartbeat import beat
     from fw_tasks.signs_of_life import hold_lock, worker_name
-    from selector.documents import IN_FLIGHT, now
+    from selector.documents import now
 
     stop, happened, told = _stop_on_signals(), Feed(now()), ""
     beat(config.lost_after_h * 3600)
@@ -95,17 +93,17 @@ def _go_on(launcher: QueueLauncher, reached: Reached, config: CampaignConfig, in
             live.update(views.status_table(views.status_json(campaign.store)))
             for event in happened.new(campaign.store):
                 live.console.print(views.event_line(event))
-            return state in AT_REST and not campaign.store.count(*IN_FLIGHT) and not done.n_shards, done
+            return at_rest(campaign, state) and not done.n_shards, done
 
         try:
             while not stop.is_set():
                 if (advanced := reached.ask(advance)) is None:
                     continue
-                at_rest, done = advanced
+                over, done = advanced
                 if (said := _words(done)) not in ("", told):
                     errors.print(f"selector: {said}")
                 told = said
-                if at_rest:
+                if over:
                     return False
                 stop.wait(0.2 if done.n_light else interval_s)
         finally:

@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from selector.campaign import Campaign
 
 T = TypeVar("T")
+AT_REST = ("finished", "stopped")
 RECONNECT_S = 2.0
+
+
+def at_rest(campaign: Campaign, state: str) -> bool:
+    """Whether a campaign in this state has nothing left to do: finished or stopped, with nothing in flight."""
+    from selector.documents import IN_FLIGHT
+
+    return state in AT_REST and not campaign.store.count(*IN_FLIGHT)
 
 
 class Reached:

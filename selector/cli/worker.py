@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selector.cli.common import DEFAULT_CONFIG, console, errors
-from selector.cli.reaching import Reached
+from selector.cli.reaching import Reached, at_rest
 from selector.config import CampaignConfig, load_config
 
 if TYPE_CHECKING:
     from fw_tasks.workers import LocalWorkers
     from selector.campaign import Campaign
 
-AT_REST = ("finished", "stopped")
 LOOK_S = 1.0
 STEP_S = 30.0
 """Rockets advance the campaign themselves; a step so often puts right what a dead one left."""
@@ -88,13 +87,11 @@ class _Watch:
         return bool(self._reached.ask(self._look_at))
 
     def _look_at(self, campaign: Campaign) -> bool:
-        from selector.documents import IN_FLIGHT
-
         if self._steps and time.monotonic() - self._stepped > STEP_S:
             self._stepped = time.monotonic()
             campaign.step()
         self.state = campaign.store.campaign()["state"]
-        return self.state in AT_REST and not campaign.store.count(*IN_FLIGHT)
+        return at_rest(campaign, self.state)
 
 
 class _Leaving:
