@@ -19,7 +19,7 @@ demo: venv
 	@sh configs/demo/run.sh $(BIN)/selector
 
 test: venv
-	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not mongo and not gpu and not chromium and not qe and not slurm and not yambo' --cov --cov-report=term
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not mongo and not gpu and not chromium and not qe and not slurm and not yambo' --cov --cov-report=
 
 test-slow: venv chromium faketime
 	$(BIN)/pytest -n 2 --dist worksteal -m '(slow or chromium) and not timed and not mongo and not slurm'

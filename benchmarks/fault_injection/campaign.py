@@ -268,9 +268,10 @@ def faketime() -> str:
 
 
 def computations(log: Path) -> list[dict[str, Any]]:
-    """The lines of the engine's own log."""
+    """The lines of the engine's own log, but for one that is being written."""
     file = log / "computations.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    text = file.read_text() if file.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def _install_plugin(folder: Path) -> None:

@@ -130,14 +130,11 @@ class FreezeDatabase(Fault):
 
     def strike(self, campaign: Campaign) -> bool:
         self._pid = campaign.database()
-        if self._pid is not None:
-            os.kill(self._pid, signal.SIGSTOP)
-        return self._pid is not None
+        return self._pid is not None and _send(self._pid, signal.SIGSTOP)
 
     def mend(self, campaign: Campaign) -> None:
         if self._pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGCONT)
+            _send(self._pid, signal.SIGCONT)
 
 
 class DropSockets(Fault):
@@ -201,8 +198,13 @@ def schedule(seed: int, rounds: int, behind_proxy: bool) -> list[tuple[float, Fa
 
 
 def _kill(pid: int) -> bool:
+    return _send(pid, signal.SIGKILL)
+
+
+def _send(pid: int, number: signal.Signals) -> bool:
+    """Whether the process was there still."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         return False
     return True

@@ -10,7 +10,8 @@ from fault_injection.story import plan_of, suffer
 from models.labels import load_labels
 
 N_LABELS = 40
-MEAN_S = 1.0
+MEAN_S = 3.0
+"""So that on a quick machine, too, most faults strike before the campaign ends."""
 LIMIT_S = 900.0
 """On two busy cores each killed worker takes up to half a minute to be back."""
 
@@ -20,5 +21,5 @@ LIMIT_S = 900.0
 def test_nothing_is_lost_or_repeated_and_the_budget_holds(tmp_path: Path, seed: int) -> None:
     story = suffer(tmp_path / "story", plan_of(seed, load_labels(), N_LABELS, MEAN_S), seed, 1, LIMIT_S)
     assert story["wrong"] == [], story
-    assert sum(story["struck"].values()) >= 8
-    assert story["results"] >= 8
+    assert sum(story["struck"].values()) >= 8, story
+    assert story["results"] >= 8, story

@@ -100,11 +100,12 @@ def test_a_small_disk_is_filled_and_freed(tmp_path: Path) -> None:
 @pytest.mark.slow  # needs libfaketime
 def test_a_running_process_s_clock_jumps_and_it_sleeps_as_before(tmp_path: Path) -> None:
     (tmp_path / "clock").write_text("+0\n")
+    # libfaketime counts its CACHE_DURATION in whole seconds that have to be exceeded: two seconds at most.
     program = (
         "import time, sys\n"
         "for _ in range(2):\n"
         "    before, start = time.time(), time.monotonic(); time.sleep(0.2)\n"
-        "    print(time.time(), time.monotonic() - start, flush=True); sys.stdin.readline(); time.sleep(1.2)\n"
+        "    print(time.time(), time.monotonic() - start, flush=True); sys.stdin.readline(); time.sleep(2.2)\n"
     )
     env = os.environ | {
         "LD_PRELOAD": faketime(),
