@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, settings
 from pymongo import MongoClient
 from pymongo.database import Database
 
+from models.labels import Label, load_labels, read_manifest
 from selector import localdb
 from selector.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
+MANIFEST = Path(__file__).parents[1] / "benchmarks" / "manifests" / "2026-11-21.json"
 
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -68,6 +70,13 @@ def demo_crystals() -> Path:
     return Path(__file__).parents[1] / "configs" / "demo"
 
 
+@pytest.fixture(scope="session")
+def cheap_labels() -> list[Label]:
+    """Frozen labels of less than a CPU-minute, by SC."""
+    known = load_labels(ids=read_manifest(MANIFEST))
+    return sorted((label for label in known if label.cpu_s < 60.0), key=lambda label: label.sc)
+
+
 class AtOnce:
     """A dispatcher whose calculations are replayed as soon as they are asked for; what fails, fails for good."""
 
@@ -113,21 +122,18 @@ class AtOnce:
 
 
 @pytest.fixture(scope="session")
-def replayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def replayed(tmp_path_factory: pytest.TempPathFactory, cheap_labels: list[Label]) -> Iterator[Path]:
     """The file of a finished campaign on 16 known labels, lots, a failure, learning and a closing audit in it.
 
     To be looked at, not to be changed.
     """
     from fw_tasks.database import launchpad_for
     from fw_tasks.launch import create_campaign
-    from models.labels import load_labels, read_manifest
     from selector.candidates import read_candidates
     from selector.config import load_config
 
     folder = tmp_path_factory.mktemp("replayed")
-    manifest = Path(__file__).parents[1] / "benchmarks" / "manifests" / "2026-11-21.json"
-    cheap = sorted((k for k in load_labels(ids=read_manifest(manifest)) if k.cpu_s < 60.0), key=lambda k: k.sc)
-    labels = [*cheap[:8], *cheap[-8:]]
+    labels = [*cheap_labels[:8], *cheap_labels[-8:]]
     (folder / "cifs").mkdir()
     for label in labels:
         label.structure.to(str(folder / "cifs" / f"{label.material_id}.cif"))

@@ -11,7 +11,7 @@ import pytest
 from models.labels import read_manifest
 
 Run = Callable[..., tuple[int, str, str]]
-MANIFEST = Path(__file__).parents[1] / "benchmarks" / "manifests" / "2026-11-21-138.json"
+MANIFEST = Path(__file__).parents[2] / "benchmarks" / "manifests" / "2026-11-21-138.json"
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_mistakes_are_named(
 
 
 def test_weights_that_know_the_labels_are_refused(selector: Run, manifest: Path) -> None:
-    shipped = Path(__file__).parents[1] / "models" / "pretrained" / "sc-default.safetensors"
+    shipped = Path(__file__).parents[2] / "models" / "pretrained" / "sc-default.safetensors"
     code, _, err = selector("replay", "--manifest", manifest, "--seeds", 1, "--jobs", 1, "--pretrained", shipped)
     assert code == 1
     assert "has learned from" in err

@@ -10,19 +10,17 @@ from typing import Any
 import pytest
 
 from fw_tasks.launch import open_campaign
-from models.labels import Label, load_labels, read_manifest
+from models.labels import Label
 from selector import localdb
 from selector.campaign import Campaign
 from selector.config import load_config
 
 Run = Callable[..., tuple[int, str, str]]
-MANIFEST = Path(__file__).parents[1] / "benchmarks" / "manifests" / "2026-11-21.json"
 
 
-@pytest.fixture(scope="module")
-def labels() -> list[Label]:
-    cheap = [label for label in load_labels(ids=read_manifest(MANIFEST)) if label.cpu_s < 60.0]
-    return sorted(cheap, key=lambda label: label.sc)[:5]
+@pytest.fixture
+def labels(cheap_labels: list[Label]) -> list[Label]:
+    return cheap_labels[:5]
 
 
 @pytest.fixture

@@ -14,21 +14,18 @@ import pytest
 import torch
 
 from models import checkpoints
-from models.labels import Label, load_labels, read_manifest
+from models.labels import Label
 from models.optimate import OptiMate, OptiMateSizes
 from models.spectrum_model import SpectrumModel
 from selector import localdb
 
 Run = Callable[..., tuple[int, str, str]]
-N_CANDIDATES = 12
-MANIFEST = Path(__file__).parents[1] / "benchmarks" / "manifests" / "2026-11-21.json"
 
 
-@pytest.fixture(scope="session")
-def labels() -> list[Label]:
-    """Frozen labels, cheap ones of elements that the paper's network has an input for."""
-    known = load_labels(ids=read_manifest(MANIFEST))
-    return sorted((k for k in known if k.cpu_s < 60.0), key=lambda k: k.sc)[:N_CANDIDATES]
+@pytest.fixture
+def labels(cheap_labels: list[Label]) -> list[Label]:
+    """Labels of elements that the paper's network has an input for."""
+    return cheap_labels[:12]
 
 
 @pytest.fixture
@@ -72,14 +69,14 @@ def test_a_map_of_structure_files(selector: Run, folder: Path, labels: list[Labe
     points = {p["material_id"]: p for p in json.loads(said)["points"]}
     assert set(points) == {k.material_id for k in labels}
     assert all(p["sc_computed"] is None for p in points.values())
-    assert len({(p["x"], p["y"]) for p in points.values()}) == N_CANDIDATES
+    assert len({(p["x"], p["y"]) for p in points.values()}) == len(labels)
     # One predictor, one interval: the map says what `selector predict` says.
     predicted = json.loads(selector("predict", folder / "cifs", "--json")[1])["predictions"]
     for row in predicted:
         p = points[row["material_id"]]
         assert (p["sc_pred"], p["sc_lo"], p["sc_hi"]) == pytest.approx((row["sc_mean"], row["sc_lo"], row["sc_hi"]))
     drawn = payload(out)
-    assert len(drawn["map"]["points"]) == N_CANDIDATES
+    assert len(drawn["map"]["points"]) == len(labels)
     assert {s["material_id"] for s in drawn["map"]["predicted"]} == set(points)
 
 
@@ -98,7 +95,7 @@ def test_a_map_of_a_campaign_and_in_its_report(
     drawn = payload(page)
     sc = {k.material_id: k.sc for k in labels}
     computed = {p["material_id"]: p["sc_computed"] for p in drawn["map"]["points"] if p["sc_computed"] is not None}
-    assert 0 < len(computed) < N_CANDIDATES
+    assert 0 < len(computed) < len(labels)
     for material_id, value in computed.items():
         assert value == pytest.approx(sc[material_id], abs=2e-3)
     # Every material has spectra: its own where computed, predicted ones elsewhere.
@@ -151,5 +148,5 @@ def test_a_large_pool_is_drawn_in_part_and_says_so(
     out = folder / "map.html"
     code, said, _ = selector("map", folder / "cifs", "--out", out)
     assert code == 0
-    assert f"8 of {N_CANDIDATES} materials are drawn" in said
+    assert f"8 of {len(labels)} materials are drawn" in said
     assert len(payload(out)["map"]["points"]) == 8

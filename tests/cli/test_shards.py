@@ -25,7 +25,7 @@ from filelock import FileLock
 from selector import localdb
 from selector.shards.output import FolderOutput
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, str, str]]
 
 

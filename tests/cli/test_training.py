@@ -19,7 +19,7 @@ from models.spectrum_learning import seen_formulas
 from selector.errors import SelectorError
 
 Run = Callable[..., tuple[int, str, str]]
-MANIFEST = Path(__file__).parents[1] / "benchmarks" / "manifests" / "2026-11-21.json"
+MANIFEST = Path(__file__).parents[2] / "benchmarks" / "manifests" / "2026-11-21.json"
 SIZES = "tiny: {node: [8], attention: [[8, 2]], output: [16]}\nother: {node: [4], attention: [[4, 2]], output: [8]}\n"
 FAST = ("--epochs", 3, "--device", "cpu")
 
