@@ -30,6 +30,7 @@ from selector.localdb.lock import read_lock
 CATEGORIES = ("ipa", "rpa", "learn", "light", "predict")
 QUICK_S, STRIKES = 10.0, 3
 """A worker that ends sooner than this, so many times in a row, is not started again."""
+RECONNECT_S = 2.0
 PARENT = "SELECTOR_WORKER_PARENT"
 
 
@@ -156,20 +157,26 @@ def work(config: CampaignConfig, categories: Sequence[str] = (), *, hand_back: b
         except AutoReconnect as e:
             # A local database is started again; a MongoDB may come back.
             print(f"the database does not answer ({e}); connecting again", file=sys.stderr, flush=True)
-            if stopping.asked.wait(2.0):
+            stopping.asked.wait(RECONNECT_S)
+            if not _is_wanted():
                 return
 
 
 def _launch_rockets(launchpad: LaunchPad, fworker: FWorker, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    parent = os.environ.get(PARENT)
-    while not stopping.asked.is_set() and (parent is None or os.getppid() == int(parent)):
+    while _is_wanted():
         if launchpad.run_exists(fworker):
             rapidfire(launchpad, fworker, m_dir=str(folder), nlaunches=1, max_loops=1, sleep_time=1, strm_lvl="ERROR")
         else:
             stopping.asked.wait(0.3)
     if stopping.hands_back:
         _hand_learning_out_again(launchpad, fworker.name)
+
+
+def _is_wanted() -> bool:
+    """Whether nobody asked this process to leave, and the one that started it, if one waits for it, is there still."""
+    parent = os.environ.get(PARENT)
+    return not stopping.asked.is_set() and (parent is None or os.getppid() == int(parent))
 
 
 def launch_one(config: CampaignConfig, fw_id: int) -> bool:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from selector import localdb
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.conftest import Run
 
 
 def test_help_and_doctor_explain_themselves(selector: Run) -> None:

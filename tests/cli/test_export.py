@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from fw_tasks.launch import open_campaign
 from selector.config import load_config
 from selector.optics import QUANTITIES, optics
 from selector.results import COLUMNS, recorded
+from tests.conftest import Run
 
-Run = Callable[..., tuple[int, str, str]]
 Spectra = dict[tuple[str, str], dict[str, Any]]
 
 

@@ -8,14 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from selector import localdb
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.conftest import Run
 
 
 def begin_slowly(selector: Run, folder: Path, time_scale: float) -> list[str]:

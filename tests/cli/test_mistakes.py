@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pymatgen.core import Lattice, Structure
 
 from models.labels import Label
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.conftest import Run
 
 
 def test_broken_inputs_are_named_and_the_rest_goes_on(selector: Run, folder: Path, labels: list[Label]) -> None:

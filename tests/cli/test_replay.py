@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from models.labels import read_manifest
+from tests.conftest import Run
 
-Run = Callable[..., tuple[int, str, str]]
 MANIFEST = Path(__file__).parents[2] / "benchmarks" / "manifests" / "2026-11-21-138.json"
 
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ from filelock import FileLock
 
 from selector import localdb
 from selector.shards.output import FolderOutput
+from tests.conftest import Run
 
 ROOT = Path(__file__).parents[2]
-Run = Callable[..., tuple[int, str, str]]
 
 
 def crystals(path: Path, n: int) -> Path:

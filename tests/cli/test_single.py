@@ -6,15 +6,13 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pymatgen.core import Lattice, Structure
 
 from models.labels import Label
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.conftest import Run
 
 
 def test_predict_writes_a_row_per_crystal_and_names_what_it_cannot_read(

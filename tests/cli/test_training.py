@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ from models.ht_rpa import write_shards
 from models.labels import Label, load_labels, read_manifest
 from models.spectrum_learning import seen_formulas
 from selector.errors import SelectorError
+from tests.conftest import Run
 
-Run = Callable[..., tuple[int, str, str]]
 MANIFEST = Path(__file__).parents[2] / "benchmarks" / "manifests" / "2026-11-21.json"
 SIZES = "tiny: {node: [8], attention: [[8, 2]], output: [16]}\nother: {node: [4], attention: [[4, 2]], output: [8]}\n"
 FAST = ("--epochs", 3, "--device", "cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from selector.cli.ipa_spectra import to_give
 from selector.config import CampaignConfig
 from selector.errors import SelectorError, UsageError
 from selector.spectra import Spectrum
+from tests.conftest import Run
 
-Run = Callable[..., tuple[int, str, str]]
 # Predicted SC by structure, then with the IPA spectrum: below and below; below and above 0.75; above.
 WANTED, NO_NEED, NEVER = ("agm003157567", "agm003157250"), ("agm003069336", "agm003995291"), ("agm001665779",)
 

@@ -283,6 +283,32 @@ def test_one_that_dies_over_and_over_is_given_up(begin: Begin) -> None:
             local.check()
 
 
+def test_one_whose_parent_has_ended_does_not_wait_for_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "campaign.yaml").write_text(
+        "campaign: c\nfolder: run\nbudget_cpu_h: 1\ndatabase: {uri: 'mongodb://127.0.0.1:9/'}\n", encoding="utf-8"
+    )
+    tries: list[CampaignConfig] = []
+
+    def away(config: CampaignConfig) -> LaunchPad:
+        tries.append(config)
+        assert len(tries) < 4
+        raise AutoReconnect("nobody listens there")
+
+    monkeypatch.setattr(workers, "launchpad_for", away)
+    monkeypatch.setattr(workers, "beat", lambda _: None)
+    monkeypatch.setattr(workers, "RECONNECT_S", 0.01)
+    monkeypatch.setattr(Stopping, "listen", lambda *_, **__: None)
+    # Nobody is its own parent.
+    monkeypatch.setenv(workers.PARENT, str(os.getpid()))
+    workers.work(load_config(tmp_path / "campaign.yaml"))
+    assert len(tries) == 1
+    monkeypatch.setenv(workers.PARENT, str(os.getppid()))
+    with pytest.raises(AssertionError):
+        workers.work(load_config(tmp_path / "campaign.yaml"))
+
+
 # -- the heartbeat -----------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,6 @@ import os
 import pickle
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,8 @@ from models.training import TrainingSettings
 from selector import calibration
 from selector.errors import SelectorError
 from selector.spectra import Spectrum
+from tests.conftest import Run
 
-Run = Callable[..., tuple[int, str, str]]
 TINY = OptiMateSizes(node=(8,), attention=((8, 2),), output=(8,))
 
 

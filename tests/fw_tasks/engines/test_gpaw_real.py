@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,9 @@ from fw_tasks.engines.gpaw import GPAWEngine
 from fw_tasks.engines.gpaw_datasets import VALENCE_ELECTRONS
 from models.labels import load_labels
 from selector.spectra import Spectrum
+from tests.conftest import Run
 
 pytestmark = pytest.mark.gpaw
-Run = Callable[..., tuple[int, str, str]]
 BOTH = ("ipa", "rpa")
 YAMBO = json.loads((Path(__file__).parents[2] / "data" / "golden_qe_yambo" / "SUMMARY.json").read_text())
 RYDBERG_EV = 13.605693

@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,8 @@ from selector.config import load_config
 from selector.errors import UsageError
 from selector.shards.output import FolderOutput
 from selector.shards.source import FileSource
+from tests.conftest import Run
 
-Run = Callable[..., tuple[int, str, str]]
 HERE = socket.gethostname()
 REFUSED = "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified\n"
 
