@@ -1,7 +1,7 @@
 """What choosing is worth: policies replayed on the shipped labels, beside random, cheapest and an oracle.
 
-    python benchmarks/replay.py                  # all of it: 2,700 replays, five hours of one core
-    python benchmarks/replay.py --quick          # a look at it: 14 replays
+    python benchmarks/replay.py                  # all of it: 2,750 replays, five hours of one core
+    python benchmarks/replay.py --quick          # a look at it: 16 replays
     python benchmarks/replay.py --out FILE       # keep every replay there; called again, it goes on from there
 
 Each replay is a whole campaign (`fw_tasks.rehearsal`) on a frozen manifest, its reduced formulas drawn anew with
@@ -9,8 +9,9 @@ replacement, with 30 % of what all candidates cost and 8 virtual workers. An int
 how far a figure hangs on the choice of materials, of the labels known at the start, and of what is drawn by lot.
 The formulas that a replay did not draw are the fold that no learning gate sees.
 
-A formula that is drawn twice brings copies, and once one is known the other is easy to predict: the last table repeats
-the main figures without copies, on all materials once, and shows the other policies.
+A formula that is drawn twice brings copies, and once one is known the other is easy to predict: one more table repeats
+the main figures without copies, on all materials once, and shows the other policies. The last shows what the choice
+gains where the IPA spectra of all candidates are at hand.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ MANIFEST = Path(__file__).parent / "manifests" / "2026-11-21-231.json"
 DEFAULT, BASELINES, OTHERS = "value_per_cost", ("cheapest", "random"), ("threshold", "uncertainty")
 SETTINGS = ((20, 0.75), (0, 0.75), (20, 0.70), (0, 0.70))
 """Labels known at the start, and the threshold."""
-N_REPLAYS, N_ROUNDS, N_WHOLE = 200, 50, 50
+N_REPLAYS, N_ROUNDS, N_WHOLE, N_IPA = 200, 50, 50, 50
 Results = dict[Rehearsal, Rehearsed]
 
 
@@ -54,6 +55,7 @@ def main() -> None:
         *(row for setting in settings for policy in policies for row in rehearsals(policy, *setting, n)),
         *in_rounds(min(n, N_ROUNDS)),
         *(row for policy in of_whole for row in on_all(policy, min(n, N_WHOLE))),
+        *with_ipa(min(n, N_IPA)),
     ]
     results = run(wanted, a.jobs, a.out)
     for warm_start, threshold in settings:
@@ -61,6 +63,7 @@ def main() -> None:
         print_models(results, warm_start, threshold, n)
     print_rounds(results, min(n, N_ROUNDS))
     print_whole(results, of_whole, min(n, N_WHOLE))
+    print_ipa(results, min(n, N_IPA))
     if a.plot:
         curves = {p: [results[r].curve for r in rehearsals(p, *settings[0], n)] for p in policies}
         curves["oracle"] = [results[r].oracle_curve for r in rehearsals(DEFAULT, *settings[0], n)]
@@ -82,6 +85,11 @@ def in_rounds(n: int) -> list[Rehearsal]:
 def on_all(policy: str, n: int) -> list[Rehearsal]:
     """At the first setting, on all materials once: only the start and the lots differ."""
     return [replace(r, resampled=False) for r in rehearsals(policy, *SETTINGS[0], n)]
+
+
+def with_ipa(n: int) -> list[Rehearsal]:
+    """The default at the first setting, every candidate's IPA spectrum at hand."""
+    return [replace(r, ipa="have") for r in rehearsals(DEFAULT, *SETTINGS[0], n)]
 
 
 def run(wanted: Sequence[Rehearsal], jobs: int, out: Path | None) -> Results:
@@ -179,6 +187,12 @@ def print_rounds(results: Results, n: int) -> None:
 def print_whole(results: Results, policies: Sequence[str], n: int) -> None:
     print(f"\n## Without copies: all materials once, SC < 0.75, 20 labels known at the start, {n} replays\n")
     _print_table({p: [results[r] for r in on_all(p, n)] for p in policies})
+
+
+def print_ipa(results: Results, n: int) -> None:
+    print(f"\n## IPA spectra at hand: SC < 0.75, 20 labels known at the start, {n} replays\n")
+    without = [results[r] for r in rehearsals(DEFAULT, *SETTINGS[0], n)]
+    _print_table({DEFAULT: [results[r] for r in with_ipa(n)], f"{DEFAULT} by structure alone": without})
 
 
 if __name__ == "__main__":

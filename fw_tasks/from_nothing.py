@@ -42,7 +42,7 @@ class MemoryShelf:
         *,
         spectra: Sequence[Spectrum] | None = None,
     ) -> Predictor:
-        return Prior(engine, settings_hash).fine_tune(structures, sc, spectra=spectra)
+        return Prior(engine, settings_hash, spectra is not None).fine_tune(structures, sc, spectra=spectra)
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,22 @@ class Prior:
     Attributes
     ----------
     engine, settings_hash : of the labels
+    reads_ipa : whether what it becomes reads IPA spectra beside structures
     learns : False: it stays what it is, for policies that read no prediction
-    structures, sc : n crystals and their SC, known so far
+    structures, sc, spectra : n crystals, their SC and, where it reads them, IPA spectra, known so far
     """
 
     engine: str
     settings_hash: str
+    reads_ipa: bool = False
     learns: bool = True
     structures: tuple[Structure, ...] = ()
     sc: tuple[float, ...] = ()
+    spectra: tuple[Spectrum, ...] = ()
 
     @property
     def model_id(self) -> str:
-        return f"prior-{len(self.sc)}"
+        return f"prior-{'ipa-' if self.reads_ipa else ''}{len(self.sc)}"
 
     @property
     def scores(self) -> Array:
@@ -88,9 +91,12 @@ class Prior:
     def fine_tune(
         self, structures: Sequence[Structure], sc: Sequence[float], *, spectra: Sequence[Spectrum] | None = None
     ) -> Predictor:
-        if spectra is not None:
-            raise SelectorError("the prior reads no IPA spectra; begin with weights that do")
-        crystals, values = (*self.structures, *structures), (*self.sc, *sc)
+        if (spectra is not None) != self.reads_ipa:
+            raise SelectorError(f"the prior reads {'IPA spectra too' if self.reads_ipa else 'no IPA spectra'}")
+        crystals, values, seen = (*self.structures, *structures), (*self.sc, *sc), (*self.spectra, *(spectra or ()))
         if self.learns and len({reduced_formula(s) for s in crystals}) >= MIN_FORMULAS:
-            return SCPredictor.fit(crystals, values, engine=self.engine, settings_hash=self.settings_hash)
-        return replace(self, structures=crystals, sc=values)
+            beside = seen if self.reads_ipa else None
+            return SCPredictor.fit(
+                crystals, values, engine=self.engine, settings_hash=self.settings_hash, spectra=beside
+            )
+        return replace(self, structures=crystals, sc=values, spectra=seen)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +30,12 @@ from selector.localdb.direct import Database
 from selector.protocols import Predictor
 from selector.replaying.figures import Outcome, Pool
 from selector.replaying.virtual import VirtualLedger, VirtualWorkers, run
+from selector.spectra import KnownSpectrum
 from selector.store import Store
 
 Array = NDArray[np.float64]
 
-NAME = "replay"
+NAME, SOURCE = "replay", "known labels"
 BASELINES = ("random", "cheapest")
 """They read no prediction, so that nothing is learned for them, and no dispatch of theirs is drawn by lot."""
 SHARES = np.linspace(0.0, 1.0, 51)
@@ -57,6 +58,7 @@ class Rehearsal:
     resampled : reduced formulas are drawn with replacement, as many as there are, to see how far figures hang on the
         choice of materials; a formula drawn again brings copies under names of their own
     pretrained : weights to start from; from nothing if None
+    ipa : "have": every candidate's IPA spectrum is at hand from the start, and the choice is made with it; or "skip"
     """
 
     policy: str = "value_per_cost"
@@ -68,6 +70,11 @@ class Rehearsal:
     in_rounds: bool = False
     resampled: bool = False
     pretrained: Path | None = None
+    ipa: Literal["skip", "have"] = "skip"
+
+    @property
+    def reads_ipa(self) -> bool:
+        return self.ipa == "have"
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class Rehearsed:
     budget_cpu_h : what could be spent
     returned : the materials that came back with RPA, in order
     curve, oracle_curve : error removed by the time that `SHARES` of the budget were spent
-    n_accepted, n_refused : models by the learning gate's verdict
+    n_accepted, n_refused : models by the learning gate's verdict, of the line that chooses
     unseen_mae : mean |error of SC| of each standing model that learned, first to last, on the formulas that the
         resampling left out; empty without resampling
     """
@@ -136,16 +143,19 @@ def rehearse(known: KnownLabels, rehearsal: Rehearsal) -> Rehearsed:
     config = _config(rehearsal, budget_cpu_h, len(drawn.pool))
     database: Any = Database()
     store, shelf = Store(database, NAME), MemoryShelf()
-    store.ledger = VirtualLedger(database, NAME)
+    lines = (False, True) if rehearsal.reads_ipa else (False,)
+    store.ledger = VirtualLedger(database, NAME, len(lines))
     store.create(config.public(), budget_cpu_h, known.label_engine, known.settings_hash, **config.account())
-    _begin(store, shelf, _first_predictor(known, drawn, rehearsal))
+    for reads_ipa in lines:
+        _begin(store, shelf, _first_predictor(known, drawn, rehearsal, reads_ipa), reads_ipa)
     workers = VirtualWorkers(
         {name: known.calculations[original] for name, original in drawn.pool.items()}, rehearsal.n_workers
     )
     campaign = Campaign(store, config, known, workers, shelf)
-    campaign.add([Candidate(name, known.crystals[k], "known labels") for name, k in drawn.pool.items()], [])
+    ipa = {name: _at_hand(known, original) for name, original in drawn.pool.items()} if rehearsal.reads_ipa else {}
+    campaign.add([Candidate(name, known.crystals[k], SOURCE) for name, k in drawn.pool.items()], [], ipa)
     returns = run(campaign, workers, in_rounds=rehearsal.in_rounds)
-    models = store.models(accepted=None)[1:]
+    models = store.models(accepted=None, reads_ipa=rehearsal.reads_ipa)[1:]
     accepted = [m for m in models if m["accepted"]]
     return Rehearsed(
         outcome=pool.outcome(returns),
@@ -156,7 +166,7 @@ def rehearse(known: KnownLabels, rehearsal: Rehearsal) -> Rehearsed:
         oracle_curve=pool.curve(pool.oracle_returns(), SHARES * budget_cpu_h),
         n_accepted=len(accepted),
         n_refused=len(models) - len(accepted),
-        unseen_mae=_unseen_mae(known, drawn, [shelf.load(m["file"]) for m in accepted]),
+        unseen_mae=_unseen_mae(known, drawn, [shelf.load(m["file"]) for m in accepted], rehearsal.reads_ipa),
     )
 
 
@@ -210,16 +220,22 @@ def _config(rehearsal: Rehearsal, budget_cpu_h: float, n_materials: int) -> Camp
         audit_fraction=0.0,
         max_in_flight=rehearsal.n_workers,
         seed=rehearsal.seed,
+        ipa=rehearsal.ipa,
     )
 
 
-def _first_predictor(known: KnownLabels, drawn: _Draw, rehearsal: Rehearsal) -> Any:
+def _first_predictor(known: KnownLabels, drawn: _Draw, rehearsal: Rehearsal, reads_ipa: bool) -> Any:
     warm = [known.labels[name] for name in drawn.warm]
-    first: Any = Prior(known.label_engine, known.settings_hash, learns=rehearsal.policy not in BASELINES)
-    if rehearsal.pretrained is not None:
+    first: Any = Prior(known.label_engine, known.settings_hash, reads_ipa, learns=rehearsal.policy not in BASELINES)
+    if rehearsal.pretrained is not None and not reads_ipa:
         first = checkpoints.load(rehearsal.pretrained)
         refuse_if_known(first.card, {label.formula for label in known.labels.values()}, rehearsal.pretrained)
-    return first.fine_tune([x.structure for x in warm], [x.sc for x in warm]) if warm else first
+    beside = {"spectra": [x.ipa for x in warm]} if reads_ipa else {}
+    return first.fine_tune([x.structure for x in warm], [x.sc for x in warm], **beside) if warm else first
+
+
+def _at_hand(known: KnownLabels, material_id: str) -> KnownSpectrum:
+    return KnownSpectrum(known.labels[material_id].ipa, Path(SOURCE), known.settings_hash)
 
 
 def refuse_if_known(card: Mapping[str, Any], formulas: Collection[str], source: Path) -> None:
@@ -240,7 +256,7 @@ def refuse_if_known(card: Mapping[str, Any], formulas: Collection[str], source: 
         )
 
 
-def _begin(store: Store, shelf: MemoryShelf, first: Any) -> None:
+def _begin(store: Store, shelf: MemoryShelf, first: Any, reads_ipa: bool) -> None:
     store.add_model(
         first.model_id,
         round=0,
@@ -250,14 +266,14 @@ def _begin(store: Store, shelf: MemoryShelf, first: Any) -> None:
         settings_hash=first.settings_hash,
         n_new_labels=0,
         metrics=first.card.get("metrics", {}),
+        **({"reads_ipa": True} if reads_ipa else {}),
     )
 
 
-def _unseen_mae(known: KnownLabels, drawn: _Draw, models: Sequence[Predictor]) -> list[float]:
+def _unseen_mae(known: KnownLabels, drawn: _Draw, models: Sequence[Predictor], reads_ipa: bool) -> list[float]:
     if not drawn.unseen:
         return []
-    crystals, sc = (
-        [known.crystals[name] for name in drawn.unseen],
-        np.array([known.labels[name].sc for name in drawn.unseen]),
-    )
-    return [float(np.abs(model.predict(crystals).mean - sc).mean()) for model in models]
+    labels = [known.labels[name] for name in drawn.unseen]
+    crystals, sc = [known.crystals[name] for name in drawn.unseen], np.array([label.sc for label in labels])
+    beside = {"spectra": [label.ipa for label in labels]} if reads_ipa else {}
+    return [float(np.abs(model.predict(crystals, **beside).mean - sc).mean()) for model in models]

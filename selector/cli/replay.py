@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,14 @@ from selector.files import make_writable, write_text_atomically
 
 if TYPE_CHECKING:
     from fw_tasks.rehearsal import Rehearsal, Rehearsed
+
+
+class Ipa(StrEnum):
+    """Whether IPA spectra are at hand."""
+
+    skip = "skip"
+    have = "have"
+
 
 DEFAULT_POLICY = "value_per_cost"
 ORACLE = "oracle"
@@ -44,6 +54,9 @@ def replay(
     pretrained: Annotated[
         str, typer.Option(metavar="none|PATH", help="Weights to start from; they must know none of the formulas.")
     ] = "none",
+    ipa: Annotated[
+        Ipa, typer.Option(help="have: the IPA spectra of all are at hand, and choices are made with them; or skip.")
+    ] = Ipa.skip,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Replays at a time (default: the cores of this machine).")
     ] = None,
@@ -59,11 +72,10 @@ def replay(
     from fw_tasks.rehearsal import Rehearsal, rehearse_all
 
     weights = None if pretrained == "none" else Path(pretrained)
-    wanted = [
-        Rehearsal(name, seed, budget_fraction, threshold, warm_start, workers, resampled=resample, pretrained=weights)
-        for name in tried
-        for seed in range(seeds)
-    ]
+    setting = Rehearsal(
+        "", 0, budget_fraction, threshold, warm_start, workers, resampled=resample, pretrained=weights, ipa=ipa.value
+    )
+    wanted = [replace(setting, policy=name, seed=seed) for name in tried for seed in range(seeds)]
     known, done = read_labels(labels, manifest), []
     with progress("replaying") as bar:
         task = bar.add_task("", total=len(wanted))
@@ -71,7 +83,7 @@ def replay(
             done.append(rehearsed)
             bar.advance(task)
     by_policy = {name: done[i * seeds : (i + 1) * seeds] for i, name in enumerate(tried)}
-    result = _result(wanted[0], len(known), seeds, by_policy)
+    result = _result(setting, len(known), seeds, by_policy)
     if plot is not None:
         _draw(plot, by_policy, result)
     if as_json == "-":
@@ -125,14 +137,17 @@ def _result(rehearsal: Rehearsal, n_labels: int, seeds: int, by_policy: dict[str
         "warm_start": rehearsal.warm_start,
         "workers": rehearsal.n_workers,
         "resampled": rehearsal.resampled,
+        "ipa": rehearsal.ipa,
         "policies": rows,
     }
 
 
 def _table(result: dict[str, Any]) -> Table:
+    known = "labels, IPA spectra at hand" if result["ipa"] == "have" else "labels"
     title = (
-        f"{result['labels']} labels, {100 * result['budget_fraction']:g} % of the cost, SC < {result['threshold']:g}, "
-        f"{result['warm_start']} known at the start: mean (95 % of {result['seeds']} replays)"
+        f"{result['labels']} {known}, {100 * result['budget_fraction']:g} % of the cost, "
+        f"SC < {result['threshold']:g}, {result['warm_start']} known at the start: "
+        f"mean (95 % of {result['seeds']} replays)"
     )
     table = Table("policy", "error removed", "recall", "CPU-h", title=title)
     for row in result["policies"]:

@@ -124,10 +124,19 @@ class VirtualWorkers:
 
 
 class VirtualLedger(Ledger):
-    """A ledger in which a fine-tuning costs `LEARNING_CPU_S`, whatever this machine needs: a replay can be repeated."""
+    """A ledger in which a fine-tuning costs `LEARNING_CPU_S`, whatever this machine needs: a replay can be repeated.
+
+    Parameters
+    ----------
+    n_lines : lines of models that learn at a time
+    """
+
+    def __init__(self, db: Any, campaign: str, n_lines: int = 1) -> None:
+        super().__init__(db, campaign)
+        self._learning_cpu_h = n_lines * LEARNING_CPU_S / 3600
 
     def book(self, key: str, cpu_h: float, purpose: str = "learn", **about: Any) -> float:
-        return super().book(key, LEARNING_CPU_S / 3600 if purpose == "learn" else cpu_h, purpose, **about)
+        return super().book(key, self._learning_cpu_h if purpose == "learn" else cpu_h, purpose, **about)
 
 
 def run(campaign: Campaign, workers: VirtualWorkers, *, in_rounds: bool = False) -> list[Return]:

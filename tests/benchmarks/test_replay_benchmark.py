@@ -16,8 +16,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def rehearsed(r: Rehearsal) -> Rehearsed:
-    """Made up: the default removes 0.6 of what the oracle removes 0.9 of, the others 0.4; rounds take twice as long."""
-    outcome = Outcome(0.6 if r.policy == "value_per_cost" else 0.4, 0.5, 1.0, 0.4 if r.in_rounds else 0.2)
+    """Made up: the default removes 0.6, with IPA spectra 0.7, others 0.4, the oracle 0.9; rounds take twice as long."""
+    removed = 0.4 if r.policy != "value_per_cost" else 0.7 if r.reads_ipa else 0.6
+    outcome = Outcome(removed, 0.5, 1.0, 0.4 if r.in_rounds else 0.2)
     curve = np.linspace(0, 1, 51)
     return Rehearsed(outcome, Outcome(0.9, 0.8, 1.0, float("nan")), 1.1, ["a"], curve, curve, 3, 1, [0.06, 0.05, 0.04])
 
@@ -49,13 +50,14 @@ def test_it_prints_what_came_of_it_and_goes_on_from_its_file(
     )
     replay.main()
     first = capsys.readouterr().out
-    assert len(replay.asked) == len(set(replay.asked)) == 3 * 4 * 3 + 3 + 5 * 3
+    assert len(replay.asked) == len(set(replay.asked)) == 3 * 4 * 3 + 3 + 5 * 3 + 3
     assert "| value_per_cost | 0.600 (0.600 to 0.600) | 0.667 (0.667 to 0.667) |" in first
     assert "value_per_cost minus random: +0.200 (+0.200 to +0.200), above zero in 100 % of the replays" in first
     assert "model updates: 9 accepted, 3 refused; share accepted 0.75 (0.75 to 0.75)" in first
     assert "first model 0.0600 (0.0600 to 0.0600), last 0.0400" in first
+    assert "minus value_per_cost by structure alone: +0.100 (+0.100 to +0.100)" in first
     assert "wall-clock time in rounds / without a barrier: 2.00" in first
     assert plot.stat().st_size > 1000
     replay.main()
-    assert len(replay.asked) == 3 * 4 * 3 + 3 + 5 * 3, "nothing is replayed twice"
+    assert len(replay.asked) == 3 * 4 * 3 + 3 + 5 * 3 + 3, "nothing is replayed twice"
     assert capsys.readouterr().out == first

@@ -33,8 +33,15 @@ def test_policies_stand_beside_the_baselines_and_the_oracle(selector: Run, manif
             assert row[name]["lo"] <= row[name]["mean"] + 1e-12
             assert row[name]["mean"] <= row[name]["hi"] + 1e-12
         assert 0.0 <= row["error_removed"]["mean"] <= oracle["error_removed"]["mean"]
-    assert (found["labels"], found["seeds"], found["warm_start"]) == (30, 2, 6)
+    assert (found["labels"], found["seeds"], found["warm_start"], found["ipa"]) == (30, 2, 6, "skip")
     assert (tmp_path / "p.svg").read_text().startswith("<?xml")
+
+
+def test_with_ipa_spectra_at_hand(selector: Run, manifest: Path) -> None:
+    options = ("--manifest", manifest, "--policy", "cheapest", "--seeds", 1, "--jobs", 1)
+    code, out, _ = selector("replay", *options, "--ipa", "have")
+    assert code == 0
+    assert "30 labels, IPA spectra at hand" in " ".join(out.split())
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -30,26 +31,39 @@ def few(labels: list[Label]) -> KnownLabels:
     return KnownLabels(labels[::3])
 
 
-def exchanged(labels: list[Label], order: np.ndarray) -> list[Label]:
-    """The same crystals and costs, with one another's spectra and SC."""
+def exchanged(labels: list[Label], order: np.ndarray, *, with_ipa: bool = True) -> list[Label]:
+    """The same crystals and costs, with one another's SC and spectra, those of IPA only ``with_ipa``."""
     return [
-        replace(label, sc=other.sc, sc_xyz=other.sc_xyz, ipa=other.ipa, rpa=other.rpa)
+        replace(label, sc=other.sc, sc_xyz=other.sc_xyz, rpa=other.rpa, ipa=(other if with_ipa else label).ipa)
         for label, other in zip(labels, (labels[i] for i in order), strict=True)
     ]
 
 
-def test_what_has_not_returned_changes_nothing(few: KnownLabels) -> None:
+@pytest.mark.parametrize("ipa", ["skip", "have"])
+def test_what_has_not_returned_changes_nothing(few: KnownLabels, ipa: Literal["skip", "have"]) -> None:
     """Labels that never came back are exchanged among one another: no decision may be another."""
-    before = rehearse(few, WARM)
+    rehearsal = replace(WARM, ipa=ipa)
+    before = rehearse(few, rehearsal)
     assert before.n_accepted + before.n_refused > 0
     every = list(few.labels.values())
     warm_or_returned = set(before.returned) | set(known_at_the_start(few))
     hidden = [i for i, label in enumerate(every) if label.material_id not in warm_or_returned]
     order = np.arange(len(every))
     order[hidden] = np.roll(hidden, 1)
-    after = rehearse(KnownLabels(exchanged(every, order)), WARM)
+    after = rehearse(KnownLabels(exchanged(every, order, with_ipa=ipa == "skip")), rehearsal)
     assert len(hidden) > 10
     assert after.returned == before.returned
+
+
+def test_where_ipa_spectra_are_at_hand_choices_are_made_with_them(few: KnownLabels) -> None:
+    """Those of all that is neither known nor computed are exchanged: what is chosen changes."""
+    rehearsal = replace(WARM, ipa="have")
+    before = rehearse(few, rehearsal)
+    every, warm = list(few.labels.values()), known_at_the_start(few)
+    pool = [i for i, label in enumerate(every) if label.material_id not in warm]
+    others = {i: every[j] for i, j in zip(pool, np.roll(pool, 1).tolist(), strict=True)}
+    changed = [replace(label, ipa=others[i].ipa) if i in others else label for i, label in enumerate(every)]
+    assert rehearse(KnownLabels(changed), rehearsal).returned != before.returned
 
 
 def known_at_the_start(few: KnownLabels) -> list[str]:
@@ -153,6 +167,18 @@ def test_the_prior_becomes_a_predictor_with_labels_of_five_formulas(labels: list
     grown = kept.fine_tune(crystals[3:], sc[3:])
     whole = SCPredictor.fit(crystals, sc, engine="gpaw", settings_hash=labels[0].settings_hash)
     assert grown.predict(crystals).mean == pytest.approx(whole.predict(crystals).mean)
+
+
+def test_a_prior_that_reads_ipa_spectra_becomes_a_predictor_that_does(labels: list[Label]) -> None:
+    prior = Prior("gpaw", labels[0].settings_hash, reads_ipa=True)
+    crystals, sc, ipa = [x.structure for x in labels[:12]], [x.sc for x in labels[:12]], [x.ipa for x in labels[:12]]
+    with pytest.raises(SelectorError, match="the prior reads IPA spectra too"):
+        prior.fine_tune(crystals, sc)
+    kept = prior.fine_tune(crystals[:3], sc[:3], spectra=ipa[:3])
+    assert (isinstance(kept, Prior), kept.model_id) == (True, "prior-ipa-3")
+    grown = kept.fine_tune(crystals[3:], sc[3:], spectra=ipa[3:])
+    whole = SCPredictor.fit(crystals, sc, engine="gpaw", settings_hash=labels[0].settings_hash, spectra=ipa)
+    assert grown.predict(crystals, ipa).mean == pytest.approx(whole.predict(crystals, ipa).mean)
 
 
 # -- bad labels -------------------------------------------------------------------------------------------------------
