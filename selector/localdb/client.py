@@ -21,6 +21,7 @@ from selector.localdb.runtime import check_location, is_private, socket_path
 from selector.localdb.wire import HEADER_BYTES, OP_MSG, Request, read_header
 
 _START_S = 60.0
+_TRIES = 3
 _ANSWER_S = 30.0
 _STOP_S = 30.0
 
@@ -151,6 +152,20 @@ def _read(connection: socket.socket, size: int) -> bytes:
 
 
 def _start(path: Path, own: Path) -> Path:
+    """Start the server, and again if a signal ends it while it starts."""
+    for _ in range(_TRIES):
+        line, was_killed = _try_to_start(path, own)
+        if line == "ready":
+            return own
+        if line.startswith("failed "):
+            raise SelectorError(line.removeprefix("failed "))
+        if not was_killed:
+            break
+    raise SelectorError(f"{path}: its server did not start; the reason is at the end of {_log_path(path)}")
+
+
+def _try_to_start(path: Path, own: Path) -> tuple[str, bool]:
+    """What a new server says, and whether it was killed before it said anything."""
     package_home = str(Path(selector.__file__).resolve().parents[1])
     python_path = os.pathsep.join(filter(None, [package_home, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "selector.localdb.server", str(path), str(own)]
@@ -173,12 +188,13 @@ def _start(path: Path, own: Path) -> Path:
     if line == "ready":
         # The server outlives us; without this, Python would warn about a child nobody waited for.
         process.returncode = 0
-        return own
-    process.kill()
-    process.wait()
-    if line.startswith("failed "):
-        raise SelectorError(line.removeprefix("failed "))
-    raise SelectorError(f"{path}: its server did not start; the reason is at the end of {_log_path(path)}")
+        return line, False
+    try:
+        return line, process.wait(1.0) < 0
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return line, False
 
 
 def _first_line(stream: IO[bytes]) -> str:

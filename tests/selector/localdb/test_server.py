@@ -85,6 +85,29 @@ def test_no_acknowledged_write_is_lost_by_kill_9(own_file: Path) -> None:
     assert len(found) <= len(acknowledged) + 1
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_one_that_is_killed_while_it_starts_is_started_again(
+    own_file: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    started: list[int] = []
+    popen = subprocess.Popen
+
+    def killed_at_first(*arguments: object, **options: object) -> object:
+        process = popen(*arguments, **options)
+        started.append(process.pid)
+        if len(started) <= times:
+            process.kill()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", killed_at_first)
+    if times == 3:
+        with pytest.raises(SelectorError, match="its server did not start"):
+            ensure_running(own_file)
+    ensure_running(own_file)
+    assert status(own_file)["pid"] == started[-1]
+    assert len(started) == times + 1
+
+
 def test_it_stops_by_itself_when_idle_but_not_under_a_client(own_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SELECTOR_DB_IDLE_S", "0.4")
     with pymongo.MongoClient(ensure_running(own_file)) as client:
