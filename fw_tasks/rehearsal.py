@@ -57,7 +57,7 @@ class Rehearsal:
     in_rounds : synchronous rounds, for comparison
     resampled : reduced formulas are drawn with replacement, as many as there are, to see how far figures hang on the
         choice of materials; a formula drawn again brings copies under names of their own
-    pretrained : weights to start from; from nothing if None
+    pretrained : weights that the line of models by structure alone starts from; from nothing if None
     ipa : "have": every candidate's IPA spectrum is at hand from the start, and the choice is made with it; or "skip"
     """
 

@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from models import checkpoints
 from models.labels import Label
 from models.optimate import OptiMate, OptiMateSizes
 from models.spectrum_model import SpectrumModel
-from selector import localdb
 from tests.conftest import Run
 
 
@@ -28,17 +26,13 @@ def labels(cheap_labels: list[Label]) -> list[Label]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, labels: list[Label]) -> Iterator[Path]:
-    """Crystals whose labels are known, and a campaign that replays some of them."""
-    (tmp_path / "cifs").mkdir()
-    for label in labels:
-        label.structure.to(str(tmp_path / "cifs" / f"{label.material_id}.cif"))
-    (tmp_path / "campaign.yaml").write_text(
+def folder(folder: Path) -> Path:
+    """The same with a campaign that computes a few."""
+    (folder / "campaign.yaml").write_text(
         "campaign: charted\nfolder: run\nbudget_cpu_h: 0.05\nengine: {name: replay}\npolicy: {threshold: 0.9}\n",
         encoding="utf-8",
     )
-    yield tmp_path
-    localdb.stop(tmp_path / "run" / "database" / "selector.sqlite")
+    return folder
 
 
 @pytest.fixture
