@@ -67,6 +67,8 @@ def replay(
 ) -> None:
     """Try policies on known labels, in virtual time. Nothing is computed; no label is seen before it is back."""
     _check(budget_fraction, threshold, plot, as_json)
+    if ipa is Ipa.have and pretrained != "none":
+        raise UsageError("--ipa have begins with no weights; leave out --pretrained, or --ipa have")
     tried = list(dict.fromkeys([*(policy or [DEFAULT_POLICY]), "cheapest", "random"]))
     _check_policies(tried)
     from fw_tasks.rehearsal import Rehearsal, rehearse_all

@@ -65,6 +65,7 @@ def test_seeds_in_processes_of_their_own_give_the_same(selector: Run, manifest: 
         (("--plot", "p.gif"), "p.gif: unknown kind of picture"),
         (("--labels", "nowhere"), "nowhere: no such folder"),
         (("--pretrained", "nothing.safetensors", "--jobs", 1), "nothing.safetensors: no such file"),
+        (("--pretrained", "mine.safetensors", "--ipa", "have"), "leave out --pretrained, or --ipa have"),
         (("--warm-start", 40, "--jobs", 1), "--warm-start 40 leaves none of 30 materials"),
     ],
 )
