@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pymatgen.core import Lattice, Structure
 
 from models.labels import load_labels, read_manifest
 from selector import localdb
 from selector.cli import main
+from tests.crystals import face_centred
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = ROOT / "benchmarks" / "manifests" / "2026-11-21.json"
@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "structures").mkdir()
     for label in sorted(load_labels(ids=read_manifest(MANIFEST)), key=lambda label: label.sc)[:4]:
         label.structure.to(str(tmp_path / "structures" / f"{label.material_id}.cif"))
-    diamond = Structure.from_spacegroup("Fd-3m", Lattice.cubic(3.567), ["C"], [[0, 0, 0]]).get_primitive_structure()
+    diamond = face_centred("zincblende", 3.567, "C").get_primitive_structure()
     diamond.to(str(tmp_path / "structures" / "one.cif"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SELECTOR_CONFIG", "campaign.yaml")

@@ -10,13 +10,14 @@ from pymatgen.core import Lattice, Structure
 
 from models.labels import Label
 from tests.conftest import Run
+from tests.crystals import face_centred
 
 
 def test_broken_inputs_are_named_and_the_rest_goes_on(selector: Run, folder: Path, labels: list[Label]) -> None:
     bad = folder / "bad"
     bad.mkdir()
     (bad / "empty.cif").write_text("", encoding="utf-8")
-    nacl = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    nacl = face_centred("rocksalt", 5.6, "Na", "Cl")
     disordered = nacl.copy()
     disordered.replace(0, {"Na": 0.5, "K": 0.5})
     disordered.to(str(bad / "disordered.cif"))

@@ -9,6 +9,7 @@ from pymatgen.core import Lattice, Structure
 
 from models.labels import Label, load_labels, read_manifest
 from models.sc_predictor import SCPredictor
+from tests.crystals import face_centred
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "benchmarks" / "manifests" / "2026-11-21.json"
@@ -35,7 +36,7 @@ def predictor(labels: list[Label]) -> SCPredictor:
 
 @pytest.fixture
 def rocksalt() -> Structure:
-    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.2), ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    return face_centred("rocksalt", 4.2, "Mg", "O")
 
 
 @pytest.fixture

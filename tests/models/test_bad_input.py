@@ -33,6 +33,7 @@ from selector import calibration
 from selector.errors import SelectorError
 from selector.spectra import Spectrum
 from tests.conftest import Run
+from tests.crystals import face_centred
 
 TINY = OptiMateSizes(node=(8,), attention=((8, 2),), output=(8,))
 
@@ -258,7 +259,7 @@ def test_an_unseen_element_is_flagged_with_a_wider_interval(any_predictor: Any, 
     known = spread_like(any_predictor, labels)
     # No label holds xenon, which the paper's network has an input for, or uranium, which it has none for.
     for symbol in ("Xe", "U"):
-        foreign = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.5), [symbol, "O"], [[0, 0, 0], [0.25, 0.25, 0.25]])
+        foreign = face_centred("fluorite", 5.5, symbol, "O")
         p = any_predictor.predict([foreign])
         assert p.out_of_domain[0], symbol
         assert np.isfinite(p.mean[0]) and p.mean[0] <= 1.0
@@ -266,10 +267,7 @@ def test_an_unseen_element_is_flagged_with_a_wider_interval(any_predictor: Any, 
 
 
 def test_a_spectrum_of_an_unseen_element_is_refused_or_flagged(spectrum_model: SpectrumModel) -> None:
-    uranium, krypton = (
-        Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.0), [symbol, "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-        for symbol in ("U", "Kr")
-    )
+    uranium, krypton = (face_centred("rocksalt", 5.0, symbol, "O") for symbol in ("U", "Kr"))
     with pytest.raises(SelectorError, match="U") as e:
         spectrum_model.predict([uranium])
     assert "\n" not in str(e.value)
@@ -302,7 +300,7 @@ def test_the_predictor_with_the_ipa_spectrum_flags_the_same(labels: list[Label])
         [k.structure for k in part], [k.sc for k in part], spectra=[k.ipa for k in part], **known
     )
     alone = Structure(Lattice.cubic(15.0), ["Mg"], [[0, 0, 0]])
-    foreign = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.5), ["U", "O"], [[0, 0, 0], [0.25, 0.25, 0.25]])
+    foreign = face_centred("fluorite", 5.5, "U", "O")
     cell = labels[0].structure
     large = cell * (-(-500 // len(cell)), 1, 1)
     assert len(large) >= 500
@@ -322,14 +320,12 @@ def test_the_predictor_with_the_ipa_spectrum_flags_the_same(labels: list[Label])
 def test_predict_names_what_it_cannot_use_and_flags_what_it_does_not_know(selector: Run, tmp_path: Path) -> None:
     folder = tmp_path / "crystals"
     folder.mkdir()
-    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    salt = face_centred("rocksalt", 5.64, "Na", "Cl")
     salt.to(str(folder / "known.cif"))
     (salt * (4, 4, 4)).to(str(folder / "large.cif"))
     Structure(Lattice.cubic(7.9), ["Ar"], [[0, 0, 0]]).to(str(folder / "argon.cif"))
     Structure(Lattice.cubic(15.0), ["Mg"], [[0, 0, 0]]).to(str(folder / "vacuum.cif"))
-    Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.5), ["U", "O"], [[0, 0, 0], [0.25, 0.25, 0.25]]).to(
-        str(folder / "uranium.cif")
-    )
+    face_centred("fluorite", 5.5, "U", "O").to(str(folder / "uranium.cif"))
     code, out, err = selector("predict", folder, "--json")
     assert code == 1
     assert sum("vacuum.cif" in line for line in err.splitlines()) == 1

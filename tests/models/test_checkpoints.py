@@ -28,10 +28,11 @@ from models.spectrum_model import SpectrumModel
 from models.training import TrainingSettings
 from selector.errors import SelectorError, UsageError
 from selector.spectra import ENERGY_EV, Spectrum
+from tests.crystals import face_centred
 
 OLD = Path(__file__).parents[1] / "data" / "checkpoints"
 SIZES = OptiMateSizes(node=(8, 8), attention=((8, 2),), output=(16,))
-GAAS = Structure.from_spacegroup("F-43m", Lattice.cubic(5.65), ["Ga", "As"], [[0, 0, 0], [0.25, 0.25, 0.25]])
+GAAS = face_centred("zincblende", 5.65, "Ga", "As")
 
 
 class Bomb:

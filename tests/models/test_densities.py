@@ -10,8 +10,9 @@ from pymatgen.core import Lattice, Structure
 
 from models.densities import CUTOFF_ANG, DENSITY, density_features, relative_variance
 from models.neighbours import find_neighbours
+from tests.crystals import face_centred
 
-SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+SALT = face_centred("rocksalt", 5.64, "Na", "Cl")
 LAYERS = Structure(
     Lattice.hexagonal(3.2, 5.5), ["Cd", "I", "I"], [[0, 0, 0], [1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]]
 )

@@ -16,6 +16,7 @@ from models.ht_rpa import read_database, write_database, write_shards
 from models.labels import load_labels
 from selector.errors import SelectorError, UsageError
 from selector.spectra import ENERGY_EV, similarity
+from tests.crystals import face_centred
 
 
 def lorentzian(centre_ev: float) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +27,7 @@ def lorentzian(centre_ev: float) -> tuple[np.ndarray, np.ndarray]:
 def write(folder, name="agm001", components=("xx",), data=None, parameters=None, arrays=np.asarray, structure=None):
     """One material as the authors' code leaves it: arrays as monty encodes them, NaN as JSON's NaN."""
     folder.mkdir(exist_ok=True)
-    structure = structure or Structure.from_spacegroup("Fm-3m", Lattice.cubic(4), ["Li", "F"], [[0, 0, 0], [0.5] * 3])
+    structure = structure or face_centred("rocksalt", 4, "Li", "F")
     full = {"mat_id": name, "ipa_indirect_gap": 2.0, "ipa_direct_gap": 2.5, "rpa_similarity": np.array([0.95, 0, 0])}
     for level, shift in (("ipa", 0.0), ("rpa", 0.7)):
         parts = {c: lorentzian(6.0 + shift + k) for k, c in enumerate(components)}

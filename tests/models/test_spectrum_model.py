@@ -10,6 +10,7 @@ from models.optimate import OptiMate, OptiMateSizes
 from models.spectrum_model import SpectrumModel, check_elements, encoded_elements, foreign_elements
 from selector.errors import SelectorError, UsageError
 from selector.spectra import ENERGY_EV
+from tests.crystals import face_centred
 
 SIZES = OptiMateSizes(node=(8, 8), attention=((8, 2),), output=(16,))
 
@@ -78,7 +79,7 @@ def test_an_element_without_input_is_named(model, iron, rocksalt):
 
 
 def test_what_it_has_not_learned_from_is_out_of_domain(model, rocksalt, lone_atom, iron, labels):
-    gaas = Structure.from_spacegroup("F-43m", Lattice.cubic(5.65), ["Ga", "As"], [[0, 0, 0], [0.25, 0.25, 0.25]])
+    gaas = face_centred("zincblende", 5.65, "Ga", "As")
     assert model.out_of_domain([rocksalt, lone_atom, gaas, iron]).tolist() == [False, True, True, True]
     unsaid = SpectrumModel(model.network, "ipa")  # a published model's card names no elements
     assert unsaid.out_of_domain([gaas, iron]).tolist() == [False, True]

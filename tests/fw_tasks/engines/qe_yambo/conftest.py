@@ -19,6 +19,8 @@ from fw_tasks.engines.qe_yambo import QEYamboEngine
 sys.path.insert(0, str(Path(__file__).parent))
 from golden_files import GOLDEN, REPLAYER
 
+from tests.crystals import face_centred
+
 Z_VALENCE = {"Si": 4, "Li": 3, "F": 7, "Al": 11, "Fe": 16}
 
 
@@ -56,8 +58,8 @@ def unpack(tmp_path: Path) -> Callable[[str], Path]:
 def crystals() -> dict[str, Structure]:
     """The recorded crystals and a layered one, lengths in angstrom."""
     return {
-        "Si": Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.46800), ["Si"], [[0, 0, 0]]),
-        "LiF": Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.06400), ["Li", "F"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
+        "Si": face_centred("zincblende", 5.46800, "Si"),
+        "LiF": face_centred("rocksalt", 4.06400, "Li", "F"),
         "BN": Structure.from_spacegroup(
             "P6_3/mmc", Lattice.hexagonal(2.504, 6.66), ["B", "N"], [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.25]]
         ),
