@@ -23,6 +23,7 @@ test: venv
 
 test-slow: venv chromium faketime
 	$(BIN)/pytest -n 2 --dist worksteal -m '(slow or chromium) and not timed and not mongo and not slurm'
+	$(BIN)/pytest -n 2 -m 'hypothesis and not slow and not mongo and not slurm' --hypothesis-profile thorough
 	$(BIN)/pytest -m 'timed and not mongo'
 
 # The report is looked at in a real browser; Debian's package needs root.

@@ -22,8 +22,13 @@ Run = Callable[..., tuple[int, str, str]]
 MANIFEST = Path(__file__).parents[1] / "benchmarks" / "manifests" / "2026-11-21.json"
 
 settings.register_profile(
-    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "repeatable",
+    max_examples=30,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+settings.register_profile("thorough", settings.get_profile("repeatable"), max_examples=200)  # make test-slow
 settings.load_profile("repeatable")
 
 

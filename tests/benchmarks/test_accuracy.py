@@ -151,6 +151,7 @@ def test_figures_of_known_predictions(accuracy: ModuleType, figures: ModuleType)
     assert 0.85 < low < 0.9 < high < 0.95
 
 
+@pytest.mark.slow
 def test_it_prints_tables_and_writes_json(accuracy: ModuleType, rows: ModuleType, tmp_path: Path, capsys: Any) -> None:
     out, names = tmp_path / "figures.json", [rows.GUESS, rows.SIMPLE[0], rows.DEFAULT]
     every, seen = (

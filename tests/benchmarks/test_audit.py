@@ -68,6 +68,7 @@ def test_no_policy_makes_the_bound_fail_too_often(audit: ModuleType, rows: dict[
     assert kept["all policies"]["share"] <= audit.MOST_MISSES
 
 
+@pytest.mark.slow
 def test_the_bound_is_as_narrow_as_a_simple_random_sample_allows(
     audit: ModuleType, rows: dict[str, dict[str, float]]
 ) -> None:
@@ -76,6 +77,7 @@ def test_the_bound_is_as_narrow_as_a_simple_random_sample_allows(
     assert rows["money: only if the dearest fit"]["bound"] > 1.3 * rows[audit.MONEY]["bound"]
 
 
+@pytest.mark.slow
 def test_failed_runs_are_on_the_safe_side_and_broken_rules_are_not(rows: dict[str, dict[str, float]]) -> None:
     assert rows["5 % fail"]["no_result"] > 0.5
     assert rows["5 % fail"]["bound"] >= rows["worst case for the bound"]["bound"]
@@ -95,6 +97,7 @@ def test_counting_failures_is_conservative_draw_by_draw(audit: ModuleType) -> No
         assert failing.bound.n_low >= known.bound.n_low
 
 
+@pytest.mark.slow
 def test_verdict(audit: ModuleType, rows: dict[str, dict[str, float]]) -> None:
     """Rows in brackets do not count; one other row that misses too often, or is too wide, does."""
     good = {name: row | {"share": 0.05, "ratio": 1.2} for name, row in rows.items()}
@@ -103,6 +106,7 @@ def test_verdict(audit: ModuleType, rows: dict[str, dict[str, float]]) -> None:
     assert not audit.verdict(good | {"random": {"share": 0.0, "ratio": 1.21}})
 
 
+@pytest.mark.slow
 def test_command(audit: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "audit.json"
     audit.main(["--campaigns", "10", "--out", str(out)])

@@ -39,7 +39,7 @@ def exchanged(labels: list[Label], order: np.ndarray, *, with_ipa: bool = True) 
     ]
 
 
-@pytest.mark.parametrize("ipa", ["skip", "have"])
+@pytest.mark.parametrize("ipa", ["skip", pytest.param("have", marks=pytest.mark.slow)])
 def test_what_has_not_returned_changes_nothing(few: KnownLabels, ipa: Literal["skip", "have"]) -> None:
     """Labels that never came back are exchanged among one another: no decision may be another."""
     rehearsal = replace(WARM, ipa=ipa)
@@ -55,6 +55,7 @@ def test_what_has_not_returned_changes_nothing(few: KnownLabels, ipa: Literal["s
     assert after.returned == before.returned
 
 
+@pytest.mark.slow
 def test_where_ipa_spectra_are_at_hand_choices_are_made_with_them(few: KnownLabels) -> None:
     """Those of all that is neither known nor computed are exchanged: what is chosen changes."""
     rehearsal = replace(WARM, ipa="have")

@@ -269,6 +269,7 @@ def test_workers_that_cannot_work_are_not_started_over_and_over(
             local.check()
 
 
+@pytest.mark.slow
 def test_one_that_dies_over_and_over_is_given_up(begin: Begin) -> None:
     _, campaign = begin()
     with LocalWorkers(Path("no-such-file"), campaign.config, 1) as local:

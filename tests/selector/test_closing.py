@@ -87,6 +87,7 @@ def test_failures_in_the_audit_count_as_below(database: Database[Any], tmp_path:
 
 @given(seed=st.integers(0, 9999), pot=st.floats(0.1, 1.5), used=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12))
 @settings(max_examples=8)
+@pytest.mark.slow
 def test_every_drawn_member_is_paid_if_none_costs_more_than_its_reservation(
     database: Database[Any], tmp_path: Path, seed: int, pot: float, used: list[float]
 ) -> None:

@@ -162,6 +162,7 @@ def show(capsys: pytest.CaptureFixture[str], n: int, found: dict[str, float]) ->
         print(f"\n{n} candidates: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
 
 
+@pytest.mark.slow
 def test_a_campaign_of_the_scale_test_is_a_campaign(database: Database[Any], tmp_path: Path) -> None:
     """The pool of the large tests, small: what it is filled with is what a campaign writes."""
     fill(database, tmp_path, 50)

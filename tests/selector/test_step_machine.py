@@ -349,7 +349,7 @@ def play(database: Database[Any], folder: Path, examples: int, steps: int) -> No
 
 
 def test_promises_hold_whatever_happens(database: Database[Any], tmp_path: Path) -> None:
-    play(database, tmp_path, examples=20, steps=20)
+    play(database, tmp_path, examples=10, steps=20)
 
 
 @pytest.mark.slow

@@ -357,7 +357,7 @@ def test_ctrl_c_takes_the_worker_along_and_the_folder_is_held_meanwhile(tmp_path
 
 
 @pytest.mark.gpaw
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_killed_launcher_leaves_no_worker_computing(how: signal.Signals, tmp_path: Path) -> None:
     from fw_tasks.engines.gpaw import WORKER
 
