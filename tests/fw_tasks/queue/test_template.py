@@ -20,7 +20,7 @@ def options(script: str) -> list[str]:
 
 
 @given(
-    st.sampled_from(sorted(template.OPTIONS)),
+    st.sampled_from(sorted(set(template.OPTIONS) - set(template.REFUSED))),
     st.booleans(),
     st.sampled_from(["closest", "4G", "a&b", "x y", 'it"s', "#1"]),
 )
