@@ -12,13 +12,10 @@ About four hours on one core, nearly all of it the paper's network; ``--jobs`` s
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +26,12 @@ from accuracy_network import FROM_IPA, SCRATCH, Effort, PaperNetwork
 from accuracy_rows import CHEAP, DEFAULT, SIMPLE, SPECTRUM, Row, cheap_rows, chgnet_embeddings, targets
 from learning_curve import draw, learning_curve
 from numpy.typing import NDArray
+from processes import Submit, kept, name_of, workers
 
 from models.grouping import prototype_groups
 from models.labels import SHIPPED, Label, grouped_folds, load_labels, read_manifest
-from selector.files import write_text_atomically
 
 Array = NDArray[np.float64]
-Submit = Callable[..., Callable[[], Any]]
 Fold = Callable[..., dict[str, tuple[Array, float]]]
 
 HERE = Path(__file__).parent
@@ -63,12 +59,14 @@ def one_fold(
     return out
 
 
-def kept(path: Path, function: Fold, *args: Any) -> dict[str, tuple[Array, float]]:
+def kept_fold(path: Path, function: Fold, *args: Any) -> dict[str, tuple[Array, float]]:
     """What a fold's function returns, from a file if an earlier run has left it there."""
-    if not path.exists():
-        said = {name: (values.tolist(), cpu_s) for name, (values, cpu_s) in function(*args).items()}
-        write_text_atomically(path, json.dumps(said))
-    return {name: (np.array(values), cpu_s) for name, (values, cpu_s) in json.loads(path.read_text()).items()}
+    said = kept(path, _as_lists, function, *args)
+    return {name: (np.array(values), cpu_s) for name, (values, cpu_s) in said.items()}
+
+
+def _as_lists(function: Fold, *args: Any) -> dict[str, tuple[list[Any], float]]:
+    return {name: (values.tolist(), cpu_s) for name, (values, cpu_s) in function(*args).items()}
 
 
 def keeping(submit: Submit, folder: Path) -> Submit:
@@ -78,8 +76,7 @@ def keeping(submit: Submit, folder: Path) -> Submit:
         function: Fold, rows: dict[str, Row], training: Sequence[Label], test: Sequence[Label], seed: int
     ) -> Callable[[], Any]:
         about = [sorted(rows), *([k.material_id for k in part] for part in (training, test)), seed]
-        path = folder / f"fold-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.json"
-        return submit(kept, path, function, rows, training, test, seed)
+        return submit(kept_fold, folder / name_of("fold", about), function, rows, training, test, seed)
 
     return submitted
 
@@ -125,16 +122,6 @@ def compared(said: dict[str, Array], sc: Array, groups: Sequence[str], subject: 
     simple = [name for name in SIMPLE if name in error]
     best = min(simple, key=lambda name: error[name].mean()) if simple else None
     return {"ratios": ratios, "best simple row": best}
-
-
-@contextmanager
-def workers(jobs: int) -> Iterator[Submit]:
-    """How to run a function: here, or in one of `jobs` processes; what comes back is called for the result."""
-    if jobs == 1:
-        yield lambda function, *args: lambda: function(*args)
-        return
-    with ProcessPoolExecutor(jobs) as pool:
-        yield lambda function, *args: pool.submit(function, *args).result
 
 
 def show(title: str, rows: dict[str, dict[str, float]]) -> None:

@@ -34,7 +34,7 @@ def learning_curve(
     rows : by name
     labels, groups : n labels, and by what they are kept together
     seeds, n_folds : of the folds, and of the draws
-    submit : runs a function, as `accuracy.workers` has it
+    submit : runs a function, as `processes.workers` has it
     one_fold : `accuracy.one_fold`
 
     Returns

@@ -5,6 +5,9 @@ from the IPA spectra of all the rest, RPA labels are nested random subsets of it
 from the IPA model, direct learning from nothing. Each has three trials at every number of labels, judged on a fifth of
 them that also stops the training: direct learning tries three published sizes, transfer three learning rates. Both are
 scored by the median over the test fold of SC[predicted RPA; computed RPA] (the computed spectrum divides).
+
+About an hour on one core; ``--jobs`` spreads the seeds over processes, and ``--keep`` lets it be interrupted. Each seed
+has one thread, so that its sums, and with them the figures, do not depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from processes import kept, name_of, workers
 from scipy.stats import t as student_t
 
 from models.labels import SHIPPED, Label, grouped_folds, load_labels, read_manifest
@@ -81,6 +86,7 @@ def _best(models: Sequence[SpectrumModel]) -> SpectrumModel:
 
 def one_seed(labels: Sequence[Label], fold: NDArray[np.int64], seed: int, epochs: int | None) -> dict[str, Any]:
     """Median SC over the test fold of both methods at every subset, and of the IPA spectra taken as RPA."""
+    torch.set_num_threads(1)
     sizes = read_sizes(SIZES)
     ipa, rpa = (SpectrumLabels.of(labels, level) for level in ("ipa", "rpa"))
     test, rest = np.flatnonzero(fold == seed), np.flatnonzero(fold != seed)
@@ -190,12 +196,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="write the figures as JSON, too")
     parser.add_argument("--picture", type=Path, default=PICTURE, help="where the curve is drawn")
     parser.add_argument("--seeds", type=int, default=N_SEEDS, choices=range(1, N_SEEDS + 1), help="so many of the five")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--keep", type=Path, help="folder that keeps every seed; called again, it goes on from there")
     parser.add_argument("--epochs", type=int, help="at most so many; a few only show that it runs")
     a = parser.parse_args(argv)
     start = time.perf_counter()
     labels = load_labels(a.labels, read_manifest(a.manifest))
     fold = grouped_folds([k.formula for k in labels], N_SEEDS, 0)
-    seeds = [one_seed(labels, fold, s, a.epochs) for s in range(a.seeds)]
+    with workers(a.jobs) as run:
+        waiting = []
+        for seed in range(a.seeds):
+            asked = (one_seed, labels, fold, seed, a.epochs)
+            about = [[k.material_id for k in labels], seed, a.epochs]
+            waiting.append(run(kept, a.keep / name_of("seed", about), *asked) if a.keep else run(*asked))
+        seeds = [result() for result in waiting]
     figures = {"manifest": a.manifest.name, "n_labels": len(labels), **summarise(seeds), "paper": PAPER, "seeds": seeds}
     print(f"{len(labels)} labels ({a.manifest.name}), {len(seeds)} seeds, test folds by formula")
     show(figures)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +18,9 @@ MANIFEST = ROOT / "benchmarks" / "manifests" / "2026-11-21.json"
 
 @pytest.fixture(scope="module")
 def transfer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("transfer_benchmark", ROOT / "benchmarks" / "transfer.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))  # as for a script, whose neighbours it imports
+        return importlib.import_module("transfer")
 
 
 def test_subsets_are_nested_and_never_of_the_test_fold(transfer: ModuleType) -> None:
@@ -45,7 +44,8 @@ def test_a_run_of_one_epoch(
     monkeypatch.setattr(transfer, "DIRECT_SIZES", ("ipa",))
     monkeypatch.setattr(transfer, "TRANSFER_RATES", (3e-4,))
     files = {"--manifest": few, "--out": tmp_path / "out.json", "--picture": tmp_path / "curve.png"}
-    transfer.main([str(x) for pair in files.items() for x in pair] + ["--epochs", "1", "--seeds", "1"])
+    options = [str(x) for pair in files.items() for x in pair] + ["--epochs", "1", "--seeds", "1"]
+    transfer.main([*options, "--keep", str(tmp_path / "kept")])
     figures = json.loads((tmp_path / "out.json").read_text())
     row = figures["rows"]["n = 10"]
     assert row["n"] == 10
@@ -56,3 +56,7 @@ def test_a_run_of_one_epoch(
     assert 0.6 < figures["IPA spectrum taken as RPA"][0] < 0.9
     assert "transfer - direct (95 %)" in capsys.readouterr().out
     assert (tmp_path / "curve.png").stat().st_size > 5000
+    # Called again, it takes the seed from its file.
+    monkeypatch.setattr(transfer, "learn", None)
+    transfer.main([*options, "--keep", str(tmp_path / "kept")])
+    assert json.loads((tmp_path / "out.json").read_text())["rows"] == figures["rows"]

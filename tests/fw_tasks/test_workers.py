@@ -69,6 +69,12 @@ def begin(tmp_path: Path, labels: list[Label]) -> Iterator[Begin]:
     localdb.stop(database_file(config[0]))
 
 
+@pytest.fixture(autouse=True)
+def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rocket launched by itself leaves FireWorks' files where it is started, as in a queue job's folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, arguments)], env=os.environ | environment, text=True,
