@@ -49,7 +49,7 @@ class Server:
         """Run until the end; the caller closes the storage."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self.leave)
         self.socket.unlink(missing_ok=True)
         listener = await asyncio.start_unix_server(self._connection, self.socket, backlog=512)
         inode = self.socket.stat().st_ino
@@ -75,6 +75,10 @@ class Server:
             self.socket.unlink()
         _LOG.info("stopped")
 
+    def leave(self) -> None:
+        """End after the command in hand: whoever asks now finds the server gone, and starts another."""
+        self._stop.set()
+
     def _owns_socket(self, inode: int) -> bool:
         try:
             return self.socket.stat().st_ino == inode
@@ -98,6 +102,8 @@ class Server:
     async def _one_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         length, number, opcode = read_header(await reader.readexactly(HEADER_BYTES))
         body = await reader.readexactly(length)
+        if self._stop.is_set():
+            return False
         try:
             request = read_request(number, opcode, body)
             reply = execute(self.context, request.command)

@@ -1,5 +1,6 @@
 """The server as a process: started on demand by many at once, stopped, idle, killed, and fed with rubbish."""
 
+import asyncio
 import os
 import resource
 import signal
@@ -20,7 +21,11 @@ from pymongo.errors import OperationFailure
 
 from selector.errors import SelectorError, UsageError
 from selector.localdb import ensure_running, runtime, status, stop
+from selector.localdb.context import Context
 from selector.localdb.lock import FileLock
+from selector.localdb.server import Announcement, Server
+from selector.localdb.storage import Storage
+from selector.localdb.wire import OP_MSG, Request
 
 _START = """
 import sys
@@ -35,6 +40,13 @@ for i in range(10**6):
     collection.insert_one({"_id": i, "pad": "x" * 500})
     print(i, flush=True)
 """
+
+
+class Quiet(Announcement):
+    """Keeps this process's standard output."""
+
+    def say(self, line: str) -> None:
+        assert line == "ready"
 
 
 def socket_of(uri: str) -> str:
@@ -326,3 +338,27 @@ def test_a_network_file_system_is_named_and_another_path_suggested(
         UsageError, match=r"x\.db: on a network file system \(nfs4\).*use /var/lib/state/selector/x\.db"
     ):
         ensure_running(tmp_path / "x.db")
+
+
+def test_told_to_stop_it_answers_nothing_more(own_file: Path) -> None:
+    """A sign of life from a dying server would lead clients to it, who repeat what they were at but once."""
+
+    async def asked_after_the_end(context: Context, path: Path) -> bytes:
+        server = Server(context, path, 60.0)
+        serving = asyncio.create_task(server.serve(Quiet()))
+        while not path.exists():
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_unix_connection(path)
+        ping = Request(1, OP_MSG, {}).reply({"ping": 1, "$db": "admin"})
+        writer.write(ping)
+        assert await reader.read(4096)
+        server.leave()
+        writer.write(ping)
+        answer = await reader.read(4096)
+        await serving
+        return answer
+
+    storage = Storage(own_file)
+    with tempfile.TemporaryDirectory() as folder:
+        assert asyncio.run(asked_after_the_end(Context(storage), Path(folder) / "s.sock")) == b""
+    storage.close()
