@@ -5,8 +5,8 @@ prototype (space group, stoichiometry, groups of the periodic table; claims of g
 sees a label of its test fold in any way, nor of a formula in it. `fresh labels` are those that nobody had seen when the
 features of the default predictor were made: it learns from the earlier ones and is judged on these, once.
 
-About four hours on one core, nearly all of it the paper's network; ``--jobs`` spreads the folds over processes, and
-``--keep`` lets it be interrupted.
+About two and a half hours of one core, nearly all of it the paper's network; ``--jobs`` spreads the folds over
+processes, and ``--keep`` lets it be interrupted.
 """
 
 from __future__ import annotations
