@@ -249,5 +249,5 @@ class Account(RuleBasedStateMachine):
 def test_any_sequence_cut_short_anywhere_keeps_the_books(database: Database[Any]) -> None:
     machine = type("BoundAccount", (Account,), {"databases": [database]})
     case = machine.TestCase
-    case.settings = settings(stateful_step_count=30)
+    case.settings = settings(max_examples=40, stateful_step_count=30)
     case("runTest").runTest()
