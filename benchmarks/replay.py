@@ -97,7 +97,7 @@ def run(wanted: Sequence[Rehearsal], jobs: int, out: Path | None) -> Results:
     results = read(out) if out and out.exists() else {}
     left = [r for r in dict.fromkeys(wanted) if r not in results]
     labels = load_labels(ids=read_manifest(MANIFEST))
-    for k, (rehearsal, rehearsed) in enumerate(zip(left, rehearse_all(labels, left, jobs), strict=True), start=1):
+    for k, (rehearsal, rehearsed) in enumerate(rehearse_all(labels, left, jobs), start=1):
         results[rehearsal] = rehearsed
         if out:
             line = {"rehearsal": asdict(rehearsal), "rehearsed": asdict(rehearsed)}

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,17 +103,34 @@ class Rehearsed:
     unseen_mae: list[float]
 
 
-def rehearse_all(labels: Sequence[Label], rehearsals: Iterable[Rehearsal], jobs: int = 1) -> Iterator[Rehearsed]:
-    """What comes of each, in order, ``jobs`` at a time in processes of their own. Errors as in :func:`rehearse`."""
+def rehearse_all(
+    labels: Sequence[Label], rehearsals: Iterable[Rehearsal], jobs: int = 1
+) -> Iterator[tuple[Rehearsal, Rehearsed]]:
+    """Each with what comes of it, ``jobs`` at a time in processes of their own. Errors as in :func:`rehearse`.
+
+    Those of one campaign come one after the other: it is run once.
+    """
+    campaigns = one_campaign_each(rehearsals)
     if jobs == 1:
         known = KnownLabels(labels)
-        yield from (rehearse(known, rehearsal) for rehearsal in rehearsals)
+        for alike in campaigns:
+            yield from zip(alike, _rehearse(known, alike), strict=True)
         return
     # Each process has a core: threads of its linear algebra would only stand in one another's way.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn, initializer=_keep, initargs=(labels,)) as pool:
-        yield from pool.map(_rehearse_kept, rehearsals)
+        for alike, rehearsed in zip(campaigns, pool.map(_rehearse_kept, campaigns), strict=True):
+            yield from zip(alike, rehearsed, strict=True)
+
+
+def one_campaign_each(rehearsals: Iterable[Rehearsal]) -> list[list[Rehearsal]]:
+    """Those of one campaign together: to a policy that reads no prediction a threshold is only what it is judged by."""
+    found: dict[Rehearsal, list[Rehearsal]] = {}
+    for rehearsal in dict.fromkeys(rehearsals):
+        campaign = replace(rehearsal, threshold=1.0) if rehearsal.policy in BASELINES else rehearsal
+        found.setdefault(campaign, []).append(rehearsal)
+    return list(found.values())
 
 
 _kept: list[KnownLabels] = []
@@ -123,8 +140,8 @@ def _keep(labels: Sequence[Label]) -> None:
     _kept.append(KnownLabels(labels))
 
 
-def _rehearse_kept(rehearsal: Rehearsal) -> Rehearsed:
-    return rehearse(_kept[0], rehearsal)
+def _rehearse_kept(alike: Sequence[Rehearsal]) -> list[Rehearsed]:
+    return _rehearse(_kept[0], alike)
 
 
 def rehearse(known: KnownLabels, rehearsal: Rehearsal) -> Rehearsed:
@@ -137,9 +154,15 @@ def rehearse(known: KnownLabels, rehearsal: Rehearsal) -> Rehearsed:
     SelectorError
         No material lies below the threshold, or the weights to start from have learned from one of these formulas.
     """
+    return _rehearse(known, [rehearsal])[0]
+
+
+def _rehearse(known: KnownLabels, alike: Sequence[Rehearsal]) -> list[Rehearsed]:
+    """What comes of one campaign, for each rehearsal of it."""
+    rehearsal = alike[0]
     drawn = _draw(known, rehearsal)
-    pool = _pool(known, drawn, rehearsal.threshold)
-    budget_cpu_h = rehearsal.budget_fraction * float(pool.cpu_h.sum())
+    pools = [_pool(known, drawn, r.threshold) for r in alike]
+    budget_cpu_h = rehearsal.budget_fraction * float(pools[0].cpu_h.sum())
     config = _config(rehearsal, budget_cpu_h, len(drawn.pool))
     database: Any = Database()
     store, shelf = Store(database, NAME), MemoryShelf()
@@ -157,17 +180,21 @@ def rehearse(known: KnownLabels, rehearsal: Rehearsal) -> Rehearsed:
     returns = run(campaign, workers, in_rounds=rehearsal.in_rounds)
     models = store.models(accepted=None, reads_ipa=rehearsal.reads_ipa)[1:]
     accepted = [m for m in models if m["accepted"]]
-    return Rehearsed(
-        outcome=pool.outcome(returns),
-        oracle=pool.oracle(budget_cpu_h),
-        budget_cpu_h=budget_cpu_h,
-        returned=[r.material_id for r in returns if r.has_result],
-        curve=pool.curve(returns, SHARES * budget_cpu_h),
-        oracle_curve=pool.curve(pool.oracle_returns(), SHARES * budget_cpu_h),
-        n_accepted=len(accepted),
-        n_refused=len(models) - len(accepted),
-        unseen_mae=_unseen_mae(known, drawn, [shelf.load(m["file"]) for m in accepted], rehearsal.reads_ipa),
-    )
+    unseen_mae = _unseen_mae(known, drawn, [shelf.load(m["file"]) for m in accepted], rehearsal.reads_ipa)
+    return [
+        Rehearsed(
+            outcome=pool.outcome(returns),
+            oracle=pool.oracle(budget_cpu_h),
+            budget_cpu_h=budget_cpu_h,
+            returned=[r.material_id for r in returns if r.has_result],
+            curve=pool.curve(returns, SHARES * budget_cpu_h),
+            oracle_curve=pool.curve(pool.oracle_returns(), SHARES * budget_cpu_h),
+            n_accepted=len(accepted),
+            n_refused=len(models) - len(accepted),
+            unseen_mae=unseen_mae,
+        )
+        for pool in pools
+    ]
 
 
 @dataclass(frozen=True)

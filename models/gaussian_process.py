@@ -31,6 +31,13 @@ def _matern32_at(distance: Array, length: float) -> Array:
     return (1.0 + x) * np.exp(-x)
 
 
+def members(groups: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Which rows are left out together: of the groups of each size s the row indices, shape (groups, s)."""
+    _, member, size = np.unique(groups, return_inverse=True, return_counts=True)
+    rows, end = np.argsort(member, kind="stable"), np.cumsum(size)
+    return [rows[end[size == s, None] - s + np.arange(s)] for s in np.unique(size)]
+
+
 def leave_group_out(
     kernel: Array, noises: Sequence[float], targets: Array, groups: Sequence[NDArray[np.int64]]
 ) -> tuple[Array, Array]:
@@ -43,7 +50,7 @@ def leave_group_out(
     kernel : (n, n)
     noises : k variances, added to the kernel's diagonal in turn
     targets : (n,)
-    groups : row indices of each group
+    groups : as from :func:`members`
     """
     values, vectors = np.linalg.eigh(kernel)
     # Of the inverse of kernel plus noise: its eigenvalues, its product with the targets, its diagonal.
@@ -51,22 +58,15 @@ def leave_group_out(
     alpha = (weights * (vectors.T @ targets)) @ vectors.T
     variance = 1.0 / (weights @ (vectors**2).T)
     residual = alpha * variance
-    by_size: dict[int, list[NDArray[np.int64]]] = {}
     for rows in groups:
-        by_size.setdefault(len(rows), []).append(rows)
-    for size, alike in by_size.items():
+        n_groups, size = rows.shape
         if size > 1:
-            rows = np.array(alike)
             of_group = vectors[rows]
-            block = np.linalg.inv((of_group * weights[:, None, None, :]) @ of_group.swapaxes(1, 2))
+            products = (of_group[:, :, None] * of_group[:, None]).reshape(-1, len(kernel))
+            block = np.linalg.inv((weights @ products.T).reshape(-1, n_groups, size, size))
             residual[:, rows] = (block @ alpha[:, rows, None])[..., 0]
             variance[:, rows] = np.diagonal(block, axis1=2, axis2=3)
     return residual, variance
-
-
-def _members(groups: Sequence[str]) -> list[NDArray[np.int64]]:
-    names = np.asarray(groups)
-    return [np.flatnonzero(names == g).astype(np.int64) for g in np.unique(names)]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class GaussianProcess:
     targets : (n,)
     length, noise : kernel length, noise variance relative to `scale` squared
     mean, scale : constant mean; standard deviation of the process, in units of the targets
+    residuals : (n,) target minus prediction of each row when its whole group is left out; None unless it was fitted
     """
 
     rows: Array
@@ -87,34 +88,28 @@ class GaussianProcess:
     noise: float
     mean: float
     scale: float
+    residuals: Array | None = None
 
     @classmethod
-    def fit(cls, rows: Array, targets: Array, groups: Sequence[str]) -> GaussianProcess:
+    def fit(cls, rows: Array, targets: Array, groups: Sequence[NDArray[np.int64]]) -> GaussianProcess:
         """Choose length and noise by the mean absolute leave-one-group-out error.
 
         Parameters
         ----------
         rows : (n, d)
         targets : (n,)
-        groups : (n,) names; rows of one group are left out together
+        groups : rows that are left out together, as from :func:`members`
         """
-        members, distance = _members(groups), cdist(rows, rows)
-        mean = float(targets.mean())
-        best: tuple[float, float, float, float] | None = None
+        distance, mean = cdist(rows, rows), float(targets.mean())
+        least, best = np.inf, cls(rows, targets, LENGTHS[0], NOISES[0], mean, 1.0)
         for length in LENGTHS:
-            residual, variance = leave_group_out(_matern32_at(distance, length), NOISES, targets - mean, members)
+            residual, variance = leave_group_out(_matern32_at(distance, length), NOISES, targets - mean, groups)
             errors = np.abs(residual).mean(axis=1)
             k = int(np.argmin(errors))
-            if best is None or errors[k] < best[0]:
-                best = (float(errors[k]), length, NOISES[k], float(np.sqrt(np.mean(residual[k] ** 2 / variance[k]))))
-        assert best is not None
-        _, length, noise, scale = best
-        return cls(rows, targets, length, noise, mean, max(scale, 1e-6))
-
-    def held_out_residuals(self, groups: Sequence[str]) -> Array:
-        """Target minus prediction of each row, (n,), when its whole group is left out; `groups` as in :meth:`fit`."""
-        kernel = matern32(self.rows, self.rows, self.length)
-        return leave_group_out(kernel, [self.noise], self.targets - self.mean, _members(groups))[0][0]
+            if errors[k] < least:
+                scale = max(float(np.sqrt(np.mean(residual[k] ** 2 / variance[k]))), 1e-6)
+                least, best = errors[k], cls(rows, targets, length, NOISES[k], mean, scale, residual[k])
+        return best
 
     @cached_property
     def _factor(self) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from models.description import NAMES, owners
-from models.gaussian_process import GaussianProcess
+from models.gaussian_process import GaussianProcess, members
 from models.labels import grouped_folds
 
 Array = NDArray[np.float64]
@@ -85,23 +85,34 @@ class Regression:
         sc : (n,)
         groups : (n,) names; rows of one group are left out together
         """
+        together = members(groups)
         first, *others = [r for r in RECIPES if r.keys() <= set(blocks)] or [FIRST_RECIPE]
-        chosen, errors = cls._learned(x, blocks, sc, groups, first)
+        chosen = cls._learned(x, blocks, sc, together, first)
         for recipe in others:
-            other, other_errors = cls._learned(x, blocks, sc, groups, recipe)
-            if _surely_less(other_errors, errors, groups):
-                chosen, errors = other, other_errors
+            other = cls._learned(x, blocks, sc, together, recipe)
+            if _surely_less(other.errors, chosen.errors, together):
+                chosen = other
         return chosen
+
+    @property
+    def errors(self) -> Array:
+        """(n,) how far off it is, in log(1 - SC), at each label that it was not shown; for one that was fitted."""
+        assert self.process.residuals is not None
+        return np.abs(self.process.residuals)
 
     @classmethod
     def _learned(
-        cls, x: Array, blocks: tuple[str, ...], sc: Array, groups: Sequence[str], recipe: dict[str, float]
-    ) -> tuple[Regression, Array]:
+        cls,
+        x: Array,
+        blocks: tuple[str, ...],
+        sc: Array,
+        together: Sequence[NDArray[np.int64]],
+        recipe: dict[str, float],
+    ) -> Regression:
         if "spectrum" in blocks:
             recipe = recipe | {"spectrum": SPECTRUM_WEIGHT}
         scaler = Scaler.fit(x, blocks, recipe)
-        process = GaussianProcess.fit(scaler(x), log_gap(sc) - estimate(x, blocks), groups)
-        return cls(blocks, recipe, scaler, process), np.abs(process.held_out_residuals(groups))
+        return cls(blocks, recipe, scaler, GaussianProcess.fit(scaler(x), log_gap(sc) - estimate(x, blocks), together))
 
     def predict(self, x: Array, at_least: Array | float = 0.0) -> tuple[Array, Array]:
         """Median and spread of SC, each (m,), of descriptions x (m, d); `at_least`: of the spread, in log(1 - SC)."""
@@ -109,10 +120,9 @@ class Regression:
         return in_sc(log_mean + estimate(x, self.blocks), np.maximum(log_sd, at_least))
 
 
-def _surely_less(a: Array, b: Array, groups: Sequence[str]) -> bool:
+def _surely_less(a: Array, b: Array, groups: Sequence[NDArray[np.int64]]) -> bool:
     """Whether the mean of a is below that of b by more than a standard error of the difference; each (n,)."""
-    _, member = np.unique(groups, return_inverse=True)
-    gain = np.bincount(member, b - a)
+    gain = np.concatenate([(b - a)[rows].sum(axis=1) for rows in groups])
     return bool(gain.sum() > np.sqrt((gain**2).sum()))
 
 

@@ -30,7 +30,7 @@ def due(store: Store, settings_hash: str, every: int) -> str | None:
     One job teaches all the campaign's lines of models; the one that reads structures alone says when.
     """
     n_labels = store.n_labels(settings_hash)
-    learned = max((m["n_new_labels"] for m in store.models(accepted=None)), default=0)
+    learned = max((m["n_new_labels"] for m in store.model_history()), default=0)
     if n_labels - learned < every or (n_labels < MIN_OWN_LABELS and _foreign(store)):
         return None
     campaign = store.campaign()
@@ -58,7 +58,8 @@ def learn(store: Store, shelf: ModelShelf, settings_hash: str, key: str) -> str 
 
 def _learn(store: Store, shelf: ModelShelf, settings_hash: str, key: str) -> str:
     labels = store.labels(settings_hash)
-    candidates = [Candidate.from_dict(store.candidate(label["material_id"])) for label in labels]
+    known = {c["material_id"]: Candidate.from_dict(c) for c in store.whole([x["material_id"] for x in labels])}
+    candidates = [known[label["material_id"]] for label in labels]
     model_ids = []
     for reads_ipa in store.lines():
         if not reads_ipa or len(labels) >= MIN_OWN_LABELS or not _foreign(store, reads_ipa):
@@ -120,7 +121,7 @@ def _train(store: Store, shelf: ModelShelf, known: Known, labels: Sequence[Docum
     if _foreign(store, reads_ipa):
         kind = labels[0]["engine"], labels[0]["settings_hash"]
         return shelf.train(known.structures, sc, *kind, **known.beside)
-    first = shelf.load(store.models(reads_ipa=reads_ipa)[0]["file"])
+    first = shelf.load(store.first_model(reads_ipa)["file"])
     tuned: Predictor = first.fine_tune(known.structures, sc, **known.beside)
     return tuned
 

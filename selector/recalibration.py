@@ -158,7 +158,7 @@ class Calibration:
 
 def standing(store: Store, reads_ipa: bool = False) -> Calibration:
     """The calibration of a line of models as the campaign's labels stand now."""
-    outcomes = store.outcomes(store.campaign()["settings_hash"])
+    outcomes = store.outcomes(store.campaign()["settings_hash"], drawn_by_lot=True)
     return Calibration(Draws.of(of_line(outcomes, reads_ipa)), *store.label_kinds(reads_ipa))
 
 

@@ -40,7 +40,7 @@ class Records:
 
     def label_kinds(self, reads_ipa: bool = False) -> tuple[str, str]:
         """Engine and settings hash of the labels that a line's first weights learned from, and of those it computes."""
-        kinds = (self.models(reads_ipa=reads_ipa)[0], self.campaign())
+        kinds = (self.first_model(reads_ipa), self.campaign())
         first, own = (f"{d['engine']} {d['settings_hash']}" for d in kinds)
         return first, own
 
@@ -166,9 +166,11 @@ class Records:
     def n_labels(self, settings_hash: str) -> int:
         return self._labels.count_documents({"campaign": self.name, "settings_hash": settings_hash})
 
-    def outcomes(self, settings_hash: str) -> list[Document]:
-        """Of each label what was predicted and what was computed, and whether it was drawn by lot."""
-        query = {"campaign": self.name, "settings_hash": settings_hash}
+    def outcomes(self, settings_hash: str, drawn_by_lot: bool = False) -> list[Document]:
+        """Of each label, or each drawn by lot, what was predicted and computed, and whether it was drawn by lot."""
+        query = {"campaign": self.name, "settings_hash": settings_hash} | (
+            {"random_draw": True} if drawn_by_lot else {}
+        )
         return list(self._labels.find(query, {"_id": 0, "prediction": 1, "sc": 1, "random_draw": 1}))
 
     def spectra(self) -> dict[str, dict[str, Spectrum]]:
@@ -220,6 +222,14 @@ class Records:
         found = self._models.find({"campaign": self.name}).sort([("round", ASCENDING), ("created", ASCENDING)])
         line = [m for m in found if m.get("reads_ipa", False) == reads_ipa]
         return [m for m in line if accepted is None or m.get("accepted", True) == accepted]
+
+    def first_model(self, reads_ipa: bool = False) -> Document:
+        """The document of the model that a line began with."""
+        query = {"campaign": self.name, "round": 0, "reads_ipa": True if reads_ipa else {"$ne": True}}
+        found: list[Document] = list(self._models.find(query).sort("created", ASCENDING).limit(1))
+        if not found:
+            raise SelectorError(f"campaign '{self.name}' has no model; create it anew with `selector init`")
+        return found[0]
 
     def model(self, reads_ipa: bool = False) -> Document:
         """The document of a line's standing model."""

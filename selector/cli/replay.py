@@ -78,13 +78,13 @@ def replay(
         "", 0, budget_fraction, threshold, warm_start, workers, resampled=resample, pretrained=weights, ipa=ipa.value
     )
     wanted = [replace(setting, policy=name, seed=seed) for name in tried for seed in range(seeds)]
-    known, done = read_labels(labels, manifest), []
+    known, done = read_labels(labels, manifest), {}
     with progress("replaying") as bar:
         task = bar.add_task("", total=len(wanted))
-        for rehearsed in rehearse_all(known, wanted, min(jobs or os.cpu_count() or 1, len(wanted))):
-            done.append(rehearsed)
+        for rehearsal, rehearsed in rehearse_all(known, wanted, min(jobs or os.cpu_count() or 1, len(wanted))):
+            done[rehearsal] = rehearsed
             bar.advance(task)
-    by_policy = {name: done[i * seeds : (i + 1) * seeds] for i, name in enumerate(tried)}
+    by_policy = {name: [done[r] for r in wanted if r.policy == name] for name in tried}
     result = _result(setting, len(known), seeds, by_policy)
     if plot is not None:
         _draw(plot, by_policy, result)

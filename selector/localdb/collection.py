@@ -56,14 +56,18 @@ class Collection:
         for index, new in keys.items():
             index.add(self.sql, new, number)
 
-    def replace(self, number: int, old: bytes, document: dict) -> bool:
-        """Put `document` in the place of the one with BSON `old`; False if nothing changed."""
+    def replace(self, number: int, old: bytes, document: dict, touched: set[str] | None = None) -> bool:
+        """Put `document` in the place of the one with BSON `old`; False if nothing changed.
+
+        `touched`: the only fields, by the first part of their names, that may differ; None if any may.
+        """
         data = encode_document(document)
         if data == old:
             return False
-        before = bson.decode(old, CODEC)
+        concerned = [index for index in self.indexes.values() if index.concerns(touched)]
+        before = bson.decode(old, CODEC) if concerned else {}
         changes = []
-        for index in self.indexes.values():
+        for index in concerned:
             old_keys, new_keys = index.keys(before), index.keys(document)
             added, gone = new_keys - old_keys, old_keys - new_keys
             index.check_unique(self.sql, added, self.ns, document, number)

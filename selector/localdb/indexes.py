@@ -32,6 +32,10 @@ class Index:
         """What makes two indexes on the same key different."""
         return self.unique, self.sparse, encode(self.spec.get("partialFilterExpression"))
 
+    def concerns(self, touched: set[str] | None) -> bool:
+        """Whether a document's keys may change where only these fields do (see `updates.touched`)."""
+        return touched is None or self.partial is not None or any(path[0] in touched for path, _ in self.fields)
+
     def keys(self, document: dict) -> set[bytes]:
         """The document's keys in this index."""
         if self.partial is not None and not self.partial(document):

@@ -45,6 +45,15 @@ def check_update(update: Any) -> None:
             raise CommandError(f"Modifiers operate on fields but we found another type for {name}", 9)
 
 
+def touched(update: Any) -> set[str] | None:
+    """The first parts of the names of all fields that an update may change; None if it may change any."""
+    if isinstance(update, list) or is_replacement(update):
+        return None
+    names = [name for fields in update.values() for name in fields]
+    names += update.get("$rename", {}).values()
+    return {name.partition(".")[0] for name in names}
+
+
 def apply_update(
     document: dict, update: Any, query: dict, array_filters: list[dict] | None = None, inserting: bool = False
 ) -> dict:

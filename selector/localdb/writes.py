@@ -13,7 +13,7 @@ from selector.localdb.matching import compile_filter
 from selector.localdb.positions import check_array_filters
 from selector.localdb.projection import compile_projection
 from selector.localdb.queries import find
-from selector.localdb.updates import apply_update, check_update, is_replacement, upsert_base, with_identity
+from selector.localdb.updates import apply_update, check_update, is_replacement, touched, upsert_base, with_identity
 
 _UPDATE_FIELDS = {"q", "u", "multi", "upsert", "arrayFilters", "hint"}
 _DELETE_FIELDS = {"q", "limit", "hint"}
@@ -70,7 +70,7 @@ def update(context: Context, command: dict) -> dict:
             matched += 1
             assert collection is not None
             document = apply_update(bson.decode(data, CODEC), change, query, filters)
-            modified += collection.replace(number, data, document)
+            modified += collection.replace(number, data, document, touched(change))
         if not targets and statement.get("upsert"):
             document = _upsert(context, command, query, change, filters)
             upserted.append({"index": index, "_id": document["_id"]})
@@ -149,7 +149,7 @@ def find_and_modify(context: Context, command: dict) -> dict:
 def _modify(collection: Collection, match: tuple[int, bytes], change: Any, query: dict, filters: list[dict]) -> dict:
     number, data = match
     after = apply_update(bson.decode(data, CODEC), change, query, filters)
-    collection.replace(number, data, after)
+    collection.replace(number, data, after, touched(change))
     assert after.get("_id", MISSING) is not MISSING
     return after
 

@@ -31,10 +31,10 @@ def replay(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
 
     replay.asked = []
 
-    def rehearse_all(labels: object, wanted: Iterable[Rehearsal], jobs: int) -> Iterator[Rehearsed]:
+    def rehearse_all(labels: object, wanted: Iterable[Rehearsal], jobs: int) -> Iterator[tuple[Rehearsal, Rehearsed]]:
         for r in wanted:
             replay.asked.append(r)
-            yield rehearsed(r)
+            yield r, rehearsed(r)
 
     monkeypatch.setattr(replay, "rehearse_all", rehearse_all)
     yield replay

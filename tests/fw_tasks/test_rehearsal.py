@@ -11,7 +11,7 @@ import pytest
 
 from fw_tasks.from_nothing import Prior
 from fw_tasks.known_labels import KnownLabels
-from fw_tasks.rehearsal import Rehearsal, refuse_if_known, rehearse, rehearse_all
+from fw_tasks.rehearsal import Rehearsal, one_campaign_each, refuse_if_known, rehearse, rehearse_all
 from models import checkpoints
 from models.labels import Label, load_labels, read_manifest
 from models.sc_predictor import SCPredictor
@@ -74,8 +74,21 @@ def known_at_the_start(few: KnownLabels) -> list[str]:
 
 
 def test_a_replay_can_be_repeated(few: KnownLabels) -> None:
-    one, two = rehearse_all(list(few.labels.values()), [WARM, WARM])
+    one, two = rehearse(few, WARM), rehearse(few, WARM)
     assert (one.outcome, one.returned, one.n_accepted) == (two.outcome, two.returned, two.n_accepted)
+
+
+def test_a_baseline_is_one_campaign_at_any_threshold(few: KnownLabels) -> None:
+    """It is run once and judged twice, each time as if it had been run for that threshold alone."""
+    wanted = [replace(WARM, policy="cheapest", threshold=threshold) for threshold in (0.75, 0.7)]
+    (together,) = one_campaign_each(wanted)
+    assert together == wanted
+    assert len(one_campaign_each([WARM, replace(WARM, threshold=0.7)])) == 2, "to the default it says what is wanted"
+    for rehearsal, both in rehearse_all(list(few.labels.values()), wanted):
+        alone = rehearse(few, rehearsal)
+        assert (both.outcome, both.returned) == (alone.outcome, alone.returned)
+        assert both.oracle.error_removed == alone.oracle.error_removed
+        assert np.array_equal(both.curve, alone.curve)
 
 
 def test_the_budget_holds_and_pays_for_learning_too(few: KnownLabels) -> None:

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+import bson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from selector.localdb.commands import execute
@@ -61,6 +62,45 @@ def test_indexes_never_change_an_answer(tmp_path_factory, rows, searches, data) 
     storage.close()
 
 
+fields = st.sampled_from(["a", "b", "a.x", "c", "c.0.x", "d"])
+changes = st.one_of(
+    st.builds(lambda name, value: {"$set": {name: value}}, fields, values),
+    st.builds(lambda name, value: {"$push": {name: value}}, fields, scalars),
+    st.builds(lambda one, other: {"$unset": {one: ""}, "$inc": {other: 1}}, fields, fields),
+    st.builds(lambda one, other: {"$rename": {one: other}}, fields, fields),
+    st.builds(lambda name, value: {"$setOnInsert": {name: value}, "$min": {"b": value}}, fields, scalars),
+    st.builds(lambda value: {"a": value}, values),
+    st.builds(lambda name: [{"$set": {name: "$b"}}], st.sampled_from(["a", "b", "d"])),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@example([{"e": 1}], [{"$rename": {"e": "b"}}])
+@example([{"a": {"x": 1}}], [{"$rename": {"a.x": "c"}}])
+@given(documents, st.lists(changes, max_size=6))
+def test_whatever_an_update_changes_indexes_hold_just_the_keys_of_the_documents(
+    tmp_path_factory, rows, updates
+) -> None:  # type: ignore[no-untyped-def]
+    """An update looks only at the indexes that its fields concern."""
+    storage = Storage(tmp_path_factory.mktemp("updates") / "p.db")
+    context = Context(storage)
+    only_b = {"key": {"d": 1}, "name": "partial", "partialFilterExpression": {"b": {"$gt": 0}}}
+    indexes = [*({"key": key, "name": str(key)} for key in INDEXES), only_b]
+    execute(context, {"createIndexes": "c", "$db": "t", "indexes": indexes})
+    execute(
+        context, {"insert": "c", "$db": "t", "documents": [{"_id": i, **row} for i, row in enumerate(rows)] or [{}]}
+    )
+    for k, change in enumerate(updates):
+        # One that does not fit the document is refused.
+        execute(context, {"update": "c", "$db": "t", "updates": [{"q": {"_id": k % 3}, "u": change, "upsert": True}]})
+    collection = storage.collections["t.c"]
+    documents = [(number, bson.decode(data)) for number, data in collection.scan()]
+    for index in collection.indexes.values():
+        held = set(storage.sql.execute(f"SELECT key, number FROM {index.table}"))
+        assert held == {(key, number) for number, document in documents for key in index.keys(document)}
+    storage.close()
+
+
 @pytest.fixture
 def context(tmp_path: Path):  # type: ignore[no-untyped-def]
     storage = Storage(tmp_path / "p.db")
@@ -87,6 +127,7 @@ def context(tmp_path: Path):  # type: ignore[no-untyped-def]
         ({"fw_id": {"$gte": 490}}, {"fw_id": -1}, "fw_id", True),
         ({}, {"fw_id": 1}, "fw_id", True),
         ({"state": "DONE"}, {"nodes": 1}, "state_spec.p_created", False),
+        ({"_id": 7, "state": "READY"}, {"fw_id": 1}, "_id_", False),
         ({"zz": 1}, {}, None, True),
     ],
 )
