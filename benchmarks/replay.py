@@ -1,8 +1,10 @@
 """What choosing is worth: policies replayed on the shipped labels, beside random, cheapest and an oracle.
 
-    python benchmarks/replay.py                  # all of it: 2,750 replays, five hours of one core
+    python benchmarks/replay.py                  # all of it: 2,750 replays, seven hours of one core
     python benchmarks/replay.py --quick          # a look at it: 16 replays
     python benchmarks/replay.py --out FILE       # keep every replay there; called again, it goes on from there
+    python benchmarks/replay.py --out benchmarks/data/replays.jsonl.gz              # those that the README tells of
+    python benchmarks/replay.py --out benchmarks/data/replays.jsonl.gz --check 8    # repeat some of them, and compare
 
 Each replay is a whole campaign (`fw_tasks.rehearsal`) on a frozen manifest, its reduced formulas drawn anew with
 replacement, with 30 % of what all candidates cost and 8 virtual workers. An interval holds 95 % of the replays: it says
@@ -17,14 +19,15 @@ gains where the IPA spectra of all candidates are at hand.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import replay_rows
+from replay_rows import Results
 
 from fw_tasks.rehearsal import SHARES, Rehearsal, Rehearsed, rehearse_all
 from models.labels import load_labels, read_manifest
@@ -36,7 +39,6 @@ DEFAULT, BASELINES, OTHERS = "value_per_cost", ("cheapest", "random"), ("thresho
 SETTINGS = ((20, 0.75), (0, 0.75), (20, 0.70), (0, 0.70))
 """Labels known at the start, and the threshold."""
 N_REPLAYS, N_ROUNDS, N_WHOLE, N_IPA = 200, 50, 50, 50
-Results = dict[Rehearsal, Rehearsed]
 
 
 def main() -> None:
@@ -46,8 +48,12 @@ def main() -> None:
     parser.add_argument("--settings", type=int, default=len(SETTINGS), help="only the first so many of them")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="replays at a time")
     parser.add_argument("--out", type=Path, help="JSON lines, one a replay; what stands there is not repeated")
+    parser.add_argument("--check", type=int, metavar="N", help="repeat N of the replays in --out, drawn at random")
     parser.add_argument("--plot", type=Path, help="error removed against budget spent, at the first setting")
     a = parser.parse_args()
+    if a.check:
+        check(a.out, a.check, a.jobs)
+        return
     n = 2 if a.quick else a.replays
     settings = SETTINGS[: 1 if a.quick else a.settings]
     policies, of_whole = (DEFAULT, *BASELINES), (DEFAULT, *(() if a.quick else OTHERS), *BASELINES)
@@ -94,29 +100,29 @@ def with_ipa(n: int) -> list[Rehearsal]:
 
 def run(wanted: Sequence[Rehearsal], jobs: int, out: Path | None) -> Results:
     """Every replay once; those that stand in ``out`` are read from there."""
-    results = read(out) if out and out.exists() else {}
+    results = replay_rows.read(out) if out else {}
     left = [r for r in dict.fromkeys(wanted) if r not in results]
     labels = load_labels(ids=read_manifest(MANIFEST))
     for k, (rehearsal, rehearsed) in enumerate(rehearse_all(labels, left, jobs), start=1):
         results[rehearsal] = rehearsed
         if out:
-            line = {"rehearsal": asdict(rehearsal), "rehearsed": asdict(rehearsed)}
-            with out.open("a") as f:
-                f.write(json.dumps(line, default=lambda array: array.tolist()) + "\n")
+            replay_rows.append(out, rehearsal, rehearsed)
         if k % 50 == 0:
             print(f"  {k} of {len(left)} replays", file=sys.stderr, flush=True)
     return results
 
 
-def read(path: Path) -> Results:
-    results = {}
-    for line in path.read_text().splitlines():
-        data = json.loads(line)
-        said = data["rehearsed"]
-        said |= {name: Outcome(**said[name]) for name in ("outcome", "oracle")}
-        said |= {name: np.array(said[name]) for name in ("curve", "oracle_curve")}
-        results[Rehearsal(**data["rehearsal"])] = Rehearsed(**said)
-    return results
+def check(out: Path | None, n: int, jobs: int) -> None:
+    """Exit with 1 unless ``n`` of the replays that ``out`` holds come out as they did."""
+    kept = replay_rows.read(out) if out else {}
+    if not kept:
+        raise SystemExit("--check repeats what --out FILE holds; name a file of replays")
+    differ = replay_rows.that_differ(kept, load_labels(ids=read_manifest(MANIFEST)), n, jobs)
+    for rehearsal in differ:
+        print(f"otherwise than in {out}: {rehearsal}")
+    print(f"{min(n, len(kept)) - len(differ)} of {min(n, len(kept))} replays came out as they did")
+    if differ:
+        raise SystemExit(1)
 
 
 # -- what comes of it -------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +62,46 @@ def test_it_prints_what_came_of_it_and_goes_on_from_its_file(
     replay.main()
     assert len(replay.asked) == 3 * 4 * 3 + 3 + 5 * 3 + 3, "nothing is replayed twice"
     assert capsys.readouterr().out == first
+
+
+def test_kept_replays_can_be_repeated_and_compared(
+    replay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import replay_rows
+
+    out = tmp_path / "replays.jsonl.gz"
+    every = [Rehearsal(seed=seed) for seed in range(4)]
+    for r in every:
+        replay_rows.append(out, r, rehearsed(r))
+
+    def again(labels: object, wanted: Iterable[Rehearsal], jobs: int) -> Iterator[tuple[Rehearsal, Rehearsed]]:
+        yield from ((r, replace(rehearsed(r), returned=changed.get(r.seed, ["a"]))) for r in wanted)
+
+    changed: dict[int, list[str]] = {}
+    monkeypatch.setattr(replay_rows, "rehearse_all", again)
+    monkeypatch.setattr(sys, "argv", ["replay.py", "--out", str(out), "--check", "3"])
+    replay.main()
+    assert "3 of 3 replays came out as they did" in capsys.readouterr().out
+    changed[2] = ["b"]
+    monkeypatch.setattr(sys, "argv", ["replay.py", "--out", str(out), "--check", "9"])
+    with pytest.raises(SystemExit, match="1"):
+        replay.main()
+    said = capsys.readouterr().out
+    assert "3 of 4 replays came out as they did" in said and "seed=2" in said
+    monkeypatch.setattr(sys, "argv", ["replay.py", "--out", str(tmp_path / "none.jsonl"), "--check", "1"])
+    with pytest.raises(SystemExit, match="name a file of replays"):
+        replay.main()
+
+
+def test_what_is_read_of_a_kept_replay_is_what_was_written(replay, tmp_path: Path) -> None:
+    import replay_rows
+
+    r = Rehearsal("cheapest", seed=3, in_rounds=True)
+    for out in (tmp_path / "replays.jsonl", tmp_path / "replays.jsonl.gz"):
+        for seed in (3, 4):
+            replay_rows.append(out, replace(r, seed=seed), rehearsed(r))
+        kept = replay_rows.read(out)
+        assert list(kept) == [r, replace(r, seed=4)]
+        assert kept[r].curve == pytest.approx(rehearsed(r).curve, abs=1e-5)
+        assert (kept[r].outcome, kept[r].returned) == (rehearsed(r).outcome, ["a"])
+        assert kept[r].unseen_mae == rehearsed(r).unseen_mae
