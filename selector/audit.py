@@ -32,7 +32,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import hypergeom
 
 from selector.errors import UsageError
 
@@ -242,6 +241,8 @@ def draw(member_ids: Collection[str], n_drawn: int, seed: int, look: int = 0) ->
 
 def _excluded(n_members: int, n_low: int, n_drawn: int, hits: int, alpha: float) -> bool:
     """Whether so few hits were too improbable with K = n_low; once true, true for every larger K and n."""
+    from scipy.stats import hypergeom  # takes a second to load, and most commands look for no bound
+
     return bool(hypergeom.cdf(hits, n_members, n_low, n_drawn) < alpha * (1 - _TIE))
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from selector.audit import ALPHA
 from selector.closing import statement
@@ -148,7 +148,7 @@ def provisional(sc: Sequence[float], n_failed: int, threshold: float) -> dict[st
     """
     n, below = len(sc) + n_failed, sum(x < threshold for x in sc)
     hits = below + n_failed
-    share = float(beta.ppf(1 - ALPHA, hits + 1, n - hits)) if n > hits else 1.0
+    share = float(betaincinv(hits + 1, n - hits, 1 - ALPHA)) if n > hits else 1.0
     facts = {"kind": "provisional", "n_drawn": n, "n_below": below, "n_failed": n_failed, "share": share if n else None}
     if not n:
         return {**facts, "sentence": "Provisional: nothing drawn by lot is back yet, so nothing is known of the rest."}

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from selector.documents import Document
 from selector.store import Store
@@ -85,8 +85,8 @@ def coverage(lo: ArrayLike, hi: ArrayLike, sc: ArrayLike) -> Coverage:
     """
     inside = (np.asarray(lo) <= np.asarray(sc)) & (np.asarray(sc) <= np.asarray(hi))
     k, n = int(inside.sum()), len(inside)
-    low = float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0
-    high = float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
+    low = float(betaincinv(k, n - k + 1, 0.025)) if k else 0.0
+    high = float(betaincinv(k + 1, n - k, 0.975)) if k < n else 1.0
     return Coverage(k, n, low, high)
 
 

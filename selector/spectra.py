@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
 
 Array = NDArray[np.float64]
 ENERGY_EV: Array = np.linspace(0.0, 20.0, 2001)
@@ -44,6 +43,8 @@ class Spectrum:
             return self
         if energy_ev[0] < self.energy_ev[0] - 1e-9 or energy_ev[-1] > self.energy_ev[-1] + 1e-9:
             raise ValueError(f"the spectrum covers {self.energy_ev[0]:g}-{self.energy_ev[-1]:g} eV only")
+        from scipy.interpolate import CubicSpline  # takes most of a second to load, and most commands need no grid
+
         return Spectrum(energy_ev, CubicSpline(self.energy_ev, self.eps, axis=-1)(energy_ev))
 
     @property

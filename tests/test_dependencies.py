@@ -152,11 +152,11 @@ def test_importing_the_worker_module_does_not_import_gpaw() -> None:
 
 
 def loaded_after_importing(modules: list[str]) -> set[str]:
-    """Top-level names in sys.modules of a fresh interpreter that imported these."""
+    """Names in sys.modules of a fresh interpreter that imported these."""
     code = f"import importlib, sys\nfor m in {modules!r}:\n    importlib.import_module(m)\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return {name.split(".")[0] for name in done.stdout.split()}
+    return set(done.stdout.split())
 
 
 def test_importing_selector_loads_nothing_heavy() -> None:
@@ -165,6 +165,12 @@ def test_importing_selector_loads_nothing_heavy() -> None:
     loaded = loaded_after_importing(modules)
     assert {"selector", "numpy", "pymatgen"} <= loaded
     assert not loaded & {"torch", "torch_geometric", "fireworks", "models", "fw_tasks", "gpaw"}
+
+
+def test_commands_and_workers_begin_without_what_takes_a_second_to_load() -> None:
+    loaded = loaded_after_importing(["selector.cli", "fw_tasks.workers", "fw_tasks.tasks"])
+    assert {"pymatgen.core", "fireworks"} <= loaded
+    assert not loaded & {"scipy.stats", "scipy.interpolate", "torch", "matplotlib", "pandas"}
 
 
 def test_a_heavy_import_would_be_noticed() -> None:
