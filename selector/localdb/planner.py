@@ -64,10 +64,8 @@ class Plan:
 def make_plan(collection: Collection, query: dict, sort: SortFields) -> Plan | None:
     """The best index plan; None if every document must be looked at."""
     conditions, complete = _conditions(query)
-    if ID in conditions:
-        plan = _plan(collection.indexes["_id_"], conditions, complete, sort)
-        if plan is not None and len(plan.ranges) == 1:
-            return plan
+    if ID in conditions and len(conditions[ID].equals or ()) == 1:
+        return _plan(collection.indexes["_id_"], conditions, complete, sort)
     plans = [_plan(index, conditions, complete, sort) for index in collection.indexes.values()]
     usable = [plan for plan in plans if plan is not None]
     if len(usable) < 2:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,25 +19,17 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def benchmarks() -> Iterator[pytest.MonkeyPatch]:
-    """The folder of the benchmarks is where Python looks, as for a script, whose neighbours it imports."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        yield patch
-
-
-@pytest.fixture(scope="module")
-def accuracy(benchmarks: pytest.MonkeyPatch) -> ModuleType:
+def accuracy() -> ModuleType:
     return importlib.import_module("accuracy")
 
 
 @pytest.fixture(scope="module")
-def rows(benchmarks: pytest.MonkeyPatch) -> ModuleType:
+def rows() -> ModuleType:
     return importlib.import_module("accuracy_rows")
 
 
 @pytest.fixture(scope="module")
-def figures(benchmarks: pytest.MonkeyPatch) -> ModuleType:
+def figures() -> ModuleType:
     return importlib.import_module("accuracy_figures")
 
 
@@ -101,7 +92,7 @@ def test_a_kept_fold_is_not_learned_again(accuracy: ModuleType, labels: list[Lab
     assert len(learned) == 20
 
 
-def test_the_learning_curve_nests_its_parts(benchmarks: pytest.MonkeyPatch, labels: list[Label]) -> None:
+def test_the_learning_curve_nests_its_parts(labels: list[Label]) -> None:
     curve = importlib.import_module("learning_curve")
     parts: list[list[str]] = []
 

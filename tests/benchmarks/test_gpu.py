@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -20,10 +19,8 @@ TINY = OptiMateSizes(node=(8,), attention=((8, 2),), output=(8,))
 
 
 @pytest.fixture(scope="module")
-def gpu() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))  # as for a script, whose neighbours it imports
-        yield importlib.import_module("gpu")
+def gpu() -> ModuleType:
+    return importlib.import_module("gpu")
 
 
 def test_one_line_where_there_is_no_gpu(

@@ -18,9 +18,7 @@ MANIFEST = ROOT / "benchmarks" / "manifests" / "2026-11-21.json"
 
 @pytest.fixture(scope="module")
 def transfer() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))  # as for a script, whose neighbours it imports
-        return importlib.import_module("transfer")
+    return importlib.import_module("transfer")
 
 
 def test_subsets_are_nested_and_never_of_the_test_fold(transfer: ModuleType) -> None:

@@ -128,6 +128,7 @@ def context(tmp_path: Path):  # type: ignore[no-untyped-def]
         ({}, {"fw_id": 1}, "fw_id", True),
         ({"state": "DONE"}, {"nodes": 1}, "state_spec.p_created", False),
         ({"_id": 7, "state": "READY"}, {"fw_id": 1}, "_id_", False),
+        ({"_id": {"$gt": 7}, "fw_id": 9}, {}, "fw_id", True),
         ({"zz": 1}, {}, None, True),
     ],
 )

@@ -1,0 +1,8 @@
+"""Benchmarks are where Python looks, as for a script, whose neighbours it imports."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
