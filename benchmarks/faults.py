@@ -1,6 +1,6 @@
 """A campaign that loses nothing, whatever dies: ``python benchmarks/faults.py --seeds 20``.
 
-For each seed a campaign with the recorded labels (engine `replay`, a second or so each), four workers and a budget
+For each seed a campaign with 242 recorded labels (engine `replay`, a second or so each), four workers and a budget
 that is drawn runs while, in an order drawn by the seed, workers, the commands that started them, the fine-tuning task
 and the database's server are killed (-9), all of it at once as in a power failure; while the server is frozen; its
 connections are reset in the middle of messages; the small file system of the campaign is filled; and the clocks of
@@ -22,8 +22,10 @@ from typing import Any
 
 from fault_injection.story import plan_of, suffer
 
-from models.labels import load_labels
+from models.labels import load_labels, read_manifest
 
+MANIFEST = Path(__file__).parent / "manifests" / "2026-11-22-242.json"
+"""What is replayed, whatever labels are added later: a file of campaigns may be gone on with."""
 LABELS_A_ROUND = 120
 COLUMNS = ("seed", "wall_s", "materials", "done", "skipped", "failed", "computations", "blind_looks", "looks")
 
@@ -63,13 +65,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--labels", type=int, help="so many of the recorded labels, drawn (default: all)")
+    parser.add_argument("--labels", type=int, help="so many of the 242 labels, drawn (default: all)")
     parser.add_argument("--mean-s", type=float, default=1.0, help="seconds that a computation takes on average")
     parser.add_argument("--limit-s", type=float, default=1800.0, help="a campaign should have ended by then")
     parser.add_argument("--folder", type=Path, help="keep what the campaigns leave here")
     parser.add_argument("--json", type=Path, help="all figures of every seed; what it holds already is not run again")
     a = parser.parse_args(argv)
-    labels, stories = load_labels(), []
+    labels, stories = load_labels(ids=read_manifest(MANIFEST)), []
     options = {"labels": a.labels or len(labels), "mean_s": a.mean_s, "limit_s": a.limit_s}
     known = told_before(a.json, options) if a.json else {}
     for seed in range(a.first, a.first + a.seeds):

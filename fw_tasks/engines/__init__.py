@@ -60,7 +60,8 @@ def get_engine(name: str, preset: str | None = None, **options: Any) -> Engine:
     UsageError
         Unknown engine, preset or option, or a value of the wrong type; the message names the choices.
     """
-    plugins = {e.name: e for e in entry_points(group=ENTRY_POINTS)}
+    # Every task asks, and to look through all that is installed takes as long as a query.
+    plugins = {} if name in _OWN else {e.name: e for e in entry_points(group=ENTRY_POINTS)}
     if name in _OWN:
         make = _OWN[name]()
     elif name in plugins:
