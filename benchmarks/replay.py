@@ -101,7 +101,8 @@ def with_ipa(n: int) -> list[Rehearsal]:
 def run(wanted: Sequence[Rehearsal], jobs: int, out: Path | None) -> Results:
     """Every replay once; those that stand in ``out`` are read from there."""
     results = replay_rows.read(out) if out else {}
-    left = [r for r in dict.fromkeys(wanted) if r not in results]
+    # Seed by seed, so that what an interrupted run has done fills every table down to `--replays`.
+    left = sorted((r for r in dict.fromkeys(wanted) if r not in results), key=lambda r: r.seed)
     labels = load_labels(ids=read_manifest(MANIFEST))
     for k, (rehearsal, rehearsed) in enumerate(rehearse_all(labels, left, jobs), start=1):
         results[rehearsal] = rehearsed
