@@ -3,8 +3,8 @@
     python benchmarks/replay.py                  # all of it: 2,750 replays, seven hours of one core
     python benchmarks/replay.py --quick          # a look at it: 16 replays
     python benchmarks/replay.py --out FILE       # keep every replay there; called again, it goes on from there
-    python benchmarks/replay.py --out benchmarks/data/replays.jsonl.gz              # those that the README tells of
-    python benchmarks/replay.py --out benchmarks/data/replays.jsonl.gz --check 8    # repeat some of them, and compare
+    python benchmarks/replay.py --out benchmarks/data/replays.jsonl.gz              # goes on from those that ship
+    python benchmarks/replay.py --out benchmarks/data/replays.jsonl.gz --check 8    # repeats some of them, and compares
 
 Each replay is a whole campaign (`fw_tasks.rehearsal`) on a frozen manifest, its reduced formulas drawn anew with
 replacement, with 30 % of what all candidates cost and 8 virtual workers. An interval holds 95 % of the replays: it says
@@ -101,7 +101,7 @@ def with_ipa(n: int) -> list[Rehearsal]:
 def run(wanted: Sequence[Rehearsal], jobs: int, out: Path | None) -> Results:
     """Every replay once; those that stand in ``out`` are read from there."""
     results = replay_rows.read(out) if out else {}
-    # Seed by seed, so that what an interrupted run has done fills every table down to `--replays`.
+    # Seed by seed: what an interrupted run has done can be told with fewer `--replays`.
     left = sorted((r for r in dict.fromkeys(wanted) if r not in results), key=lambda r: r.seed)
     labels = load_labels(ids=read_manifest(MANIFEST))
     for k, (rehearsal, rehearsed) in enumerate(rehearse_all(labels, left, jobs), start=1):

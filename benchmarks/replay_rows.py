@@ -1,7 +1,4 @@
-"""Replays in a file, a JSON line each: a benchmark of hours can be interrupted, told again, and checked.
-
-benchmarks/data/replays.jsonl.gz    those behind the README's figures
-"""
+"""Replays in a file, a JSON line each: a benchmark of hours can be interrupted, told again, and checked."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 
@@ -22,30 +18,26 @@ Results = dict[Rehearsal, Rehearsed]
 CURVES, DIGITS = ("curve", "oracle_curve"), 5
 
 
-def _open(path: Path, mode: str) -> IO[Any]:
-    return gzip.open(path, f"{mode}t") if path.suffix == ".gz" else path.open(mode)
-
-
 def read(path: Path) -> Results:
     """The replays that a file holds; none if there is no such file."""
-    results: Results = {}
     if not path.exists():
-        return results
-    with _open(path, "r") as file:
-        for line in file:
-            data = json.loads(line)
-            said = data["rehearsed"]
-            said |= {name: Outcome(**said[name]) for name in ("outcome", "oracle")}
-            said |= {name: np.array(said[name]) for name in CURVES}
-            results[Rehearsal(**data["rehearsal"])] = Rehearsed(**said)
+        return {}
+    text, results = path.read_bytes(), {}
+    for line in (gzip.decompress(text) if path.suffix == ".gz" else text).splitlines():
+        data = json.loads(line)
+        said = data["rehearsed"]
+        said |= {name: Outcome(**said[name]) for name in ("outcome", "oracle")}
+        said |= {name: np.array(said[name]) for name in CURVES}
+        results[Rehearsal(**data["rehearsal"])] = Rehearsed(**said)
     return results
 
 
 def append(path: Path, rehearsal: Rehearsal, rehearsed: Rehearsed) -> None:
-    """Keep one more; the curves, which are only drawn, in five digits."""
+    """Keep one more, in one write; the curves, which are only drawn, in five digits."""
     said = asdict(rehearsed) | {name: np.round(getattr(rehearsed, name), DIGITS).tolist() for name in CURVES}
-    with _open(path, "a") as file:
-        file.write(json.dumps({"rehearsal": asdict(rehearsal), "rehearsed": said}) + "\n")
+    line = (json.dumps({"rehearsal": asdict(rehearsal), "rehearsed": said}) + "\n").encode()
+    with path.open("ab") as file:
+        file.write(gzip.compress(line) if path.suffix == ".gz" else line)
 
 
 def that_differ(kept: Results, labels: Sequence[Label], n: int, jobs: int) -> list[Rehearsal]:
