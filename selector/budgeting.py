@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,4 +74,4 @@ def cpu_hours(
 
 
 def column(documents: Sequence[Document], name: str) -> Array:
-    return np.fromiter((d[name] for d in documents), dtype=float, count=len(documents))
+    return np.fromiter(map(itemgetter(name), documents), dtype=float, count=len(documents))
