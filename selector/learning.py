@@ -58,8 +58,9 @@ def learn(store: Store, shelf: ModelShelf, settings_hash: str, key: str) -> str 
 
 def _learn(store: Store, shelf: ModelShelf, settings_hash: str, key: str) -> str:
     labels = store.labels(settings_hash)
-    known = {c["material_id"]: Candidate.from_dict(c) for c in store.whole([x["material_id"] for x in labels])}
-    candidates = [known[label["material_id"]] for label in labels]
+    material_ids = [label["material_id"] for label in labels]
+    by_id = {c["material_id"]: Candidate.from_dict(c) for c in store.whole(material_ids)}
+    candidates = [by_id[material_id] for material_id in material_ids]
     model_ids = []
     for reads_ipa in store.lines():
         if not reads_ipa or len(labels) >= MIN_OWN_LABELS or not _foreign(store, reads_ipa):

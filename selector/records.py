@@ -226,18 +226,17 @@ class Records:
     def first_model(self, reads_ipa: bool = False) -> Document:
         """The document of the model that a line began with."""
         query = {"campaign": self.name, "round": 0, "reads_ipa": True if reads_ipa else {"$ne": True}}
-        found: list[Document] = list(self._models.find(query).sort("created", ASCENDING).limit(1))
-        if not found:
-            raise SelectorError(f"campaign '{self.name}' has no model; create it anew with `selector init`")
-        return found[0]
+        return self._found(next(iter(self._models.find(query).sort("created", ASCENDING).limit(1)), None))
 
     def model(self, reads_ipa: bool = False) -> Document:
         """The document of a line's standing model."""
         model_id = self.campaign()[of_line("model_id", reads_ipa)]
-        document: Document | None = self._models.find_one({"_id": f"{self.name}:{model_id}"})
-        if document is None:
+        return self._found(self._models.find_one({"_id": f"{self.name}:{model_id}"}))
+
+    def _found(self, model: Document | None) -> Document:
+        if model is None:
             raise SelectorError(f"campaign '{self.name}' has no model; create it anew with `selector init`")
-        return document
+        return model
 
     def model_history(self) -> list[Document]:
         """All models by round, refused ones too, without what they say of each label."""

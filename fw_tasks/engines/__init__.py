@@ -60,14 +60,14 @@ def get_engine(name: str, preset: str | None = None, **options: Any) -> Engine:
     UsageError
         Unknown engine, preset or option, or a value of the wrong type; the message names the choices.
     """
-    # Every task asks, and to look through all that is installed takes as long as a query.
-    plugins = {} if name in _OWN else {e.name: e for e in entry_points(group=ENTRY_POINTS)}
     if name in _OWN:
         make = _OWN[name]()
-    elif name in plugins:
-        make = plugins[name].load()
     else:
-        raise UsageError(f"unknown engine {name!r}: choose one of {', '.join(engine_names())}")
+        # Only now: every task asks, and to look through all that is installed takes as long as a query.
+        plugins = {e.name: e for e in entry_points(group=ENTRY_POINTS)}
+        if name not in plugins:
+            raise UsageError(f"unknown engine {name!r}: choose one of {', '.join(engine_names())}")
+        make = plugins[name].load()
     parameters = inspect.signature(make).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     unknown = [] if takes_any else sorted(set(options) - parameters.keys())

@@ -16,7 +16,7 @@ from selector.localdb.paths import Path, SortFields
 
 _ENOUGH = 1000
 _MAX_RANGES = 2000
-ID: Path = ("_id",)
+_ID: Path = ("_id",)
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Plan:
 def make_plan(collection: Collection, query: dict, sort: SortFields) -> Plan | None:
     """The best index plan; None if every document must be looked at."""
     conditions, complete = _conditions(query)
-    if ID in conditions and len(conditions[ID].equals or ()) == 1:
+    if _ID in conditions and len(conditions[_ID].equals or ()) == 1:
         return _plan(collection.indexes["_id_"], conditions, complete, sort)
     plans = [_plan(index, conditions, complete, sort) for index in collection.indexes.values()]
     usable = [plan for plan in plans if plan is not None]
