@@ -1,6 +1,6 @@
 """What choosing is worth: policies replayed on the shipped labels, beside random, cheapest and an oracle.
 
-    python benchmarks/replay.py                  # all of it: 2,750 replays, seven hours of one core
+    python benchmarks/replay.py                  # all of it: 2,750 replays, five hours of one core
     python benchmarks/replay.py --quick          # a look at it: 16 replays
     python benchmarks/replay.py --out FILE       # keep every replay there; called again, it goes on from there
     python benchmarks/replay.py --out benchmarks/data/replays.jsonl.gz              # goes on from those that ship
