@@ -60,7 +60,7 @@ class Label:
     engine, settings, settings_hash : what produced it
     split : "train" or "validation", the paper's own; "unknown" where the source doesn't say
     cpu_s : CPU seconds of both levels together; NaN where the source doesn't say
-    gap_ev : gap on the ground-state mesh
+    gap_ev : gap on the ground-state mesh; on the response's where the ground state held no empty band
     details : other facts of the calculation
     """
 
@@ -181,7 +181,7 @@ def _label(
             settings_hash=settings_hash(settings),
             split=record["split"],
             cpu_s=float(record["cpu_s"]),
-            gap_ev=float(record["gap"]),
+            gap_ev=float(record.get("gap_response", math.nan) if math.isnan(record["gap"]) else record["gap"]),
             details={k: record[k] for k in DETAIL_KEYS if k in record} | record.get("details", {}),
         )
     except (KeyError, ValueError, TypeError) as e:

@@ -105,7 +105,7 @@ class Calculation:
     Attributes
     ----------
     spectra : level ("ipa", "rpa") -> Spectrum
-    gap_ev : float, eV, on the ground-state mesh
+    gap_ev : float, eV, on the ground-state mesh; on the response's where the ground state held no empty band
     cpu_s, wall_s : float, seconds
     engine, version, settings, settings_hash : what produced it
     details : convergence record and other facts (n_g, n_k, n_bands, stage times ...), JSON-able

@@ -432,7 +432,7 @@ def compute(atoms: Atoms, job: dict[str, Any]) -> tuple[dict[str, np.ndarray], d
     return arrays, facts | {
         "n_atoms": len(atoms),
         "volume_ang3": float(atoms.get_volume()),
-        "gap_ev": None if math.isnan(gap_ev) else gap_ev,
+        "gap_ev": facts["gap_response_ev"] if math.isnan(gap_ev) else gap_ev,
         "energy_ev": energy_ev,
         "electrons": electrons,
         "spin_check": spin_check,

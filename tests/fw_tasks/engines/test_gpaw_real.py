@@ -113,8 +113,12 @@ def test_the_seven_crystals_at_standard(record: dict, selector: Run, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_shipped_label_comes_out_again(tmp_path: Path) -> None:
-    (label,) = load_labels(ids=["agm002492670"])
+@pytest.mark.parametrize(
+    "material_id",
+    ["agm002492670", pytest.param("agm004442532", id="krypton, whose ground state holds no empty band")],
+)
+def test_a_shipped_label_comes_out_again(material_id: str, tmp_path: Path) -> None:
+    (label,) = load_labels(ids=[material_id])
     engine = GPAWEngine("standard")
     result = engine.compute(label.material_id, label.structure, BOTH, tmp_path, 600.0)
     assert result.settings_hash == label.settings_hash
